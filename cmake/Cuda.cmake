@@ -1,0 +1,30 @@
+# libceiling_cuda.so: everything that needs the CUDA toolkit or libtorch_cuda. `ceiling` opens it at start when a GPU is
+# to be used, so one binary runs with and without a GPU, and starts quickly without.
+if(NOT CEILING_CUDA STREQUAL "off")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER AND CEILING_CUDA STREQUAL "on")
+    message(FATAL_ERROR "CEILING_CUDA=on, but no nvcc was found; install the CUDA 13.0 toolkit or use CEILING_CUDA=auto")
+  endif()
+endif()
+if(CMAKE_CUDA_COMPILER AND NOT CEILING_CUDA STREQUAL "off")
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # 90a below: only the `a` target assembles wgmma
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  find_package(CUDAToolkit 13.0 REQUIRED)
+  file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS modules/*.cu modules/cuda*.cpp parallel/cuda*.cpp)
+  add_library(ceiling_cuda SHARED ${cuda_sources})
+  target_compile_options(ceiling_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-gencode arch=compute_90a,code=sm_90a -lineinfo --expt-relaxed-constexpr>)
+  target_include_directories(ceiling_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  # Our own symbols (base, kernel tables) come from the program that opens the library.
+  target_link_libraries(ceiling_cuda PRIVATE ceiling::torch_cuda CUDA::cudart spdlog::spdlog)
+  target_link_options(ceiling_cuda PRIVATE -Wl,--allow-shlib-undefined)
+  set_target_properties(ceiling ceiling_tests PROPERTIES ENABLE_EXPORTS ON)
+  add_dependencies(ceiling ceiling_cuda)
+  add_dependencies(ceiling_tests ceiling_cuda)
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER}")
+else()
+  message(STATUS "CUDA: not built (${CEILING_CUDA})")
+endif()

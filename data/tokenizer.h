@@ -1,0 +1,33 @@
+// Text <-> token ids. Two kinds: `byte` (256 bytes + BOS + EOS) and SentencePiece BPE with byte fallback, both lossless:
+// decode(encode(text)) == text for every UTF-8 text.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/shard.h"
+
+namespace ceiling {
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  virtual const TokenizerInfo& info() const = 0;
+  // Ids of the text alone, no BOS or EOS. Safe to call from several threads.
+  virtual std::vector<uint32_t> encode(std::string_view text) const = 0;
+  // Text of the ids; BOS, EOS and ids >= vocab_size give nothing. A character cut at either end gives its bytes as they are.
+  virtual std::string decode(std::span<const uint32_t> ids) const = 0;
+  // The bytes of a SentencePiece model file, empty for `byte`: what a dataset and an export carry along.
+  virtual const std::string& model_file() const = 0;
+};
+
+std::shared_ptr<const Tokenizer> byte_tokenizer();
+// From a SentencePiece model's bytes; `name` as in TokenizerInfo. Error if it is not a model.
+std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(std::string_view model, const std::string& name);
+// The tokenizer that lies beside a dataset's shards, checked against the manifest.
+std::shared_ptr<const Tokenizer> dataset_tokenizer(const DatasetReader& dataset);
+
+}  // namespace ceiling

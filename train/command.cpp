@@ -1,0 +1,58 @@
+#include "train/command.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include "base/error.h"
+#include "base/stop.h"
+
+namespace ceiling {
+
+namespace {
+struct Command {
+  int order;
+  std::string name, summary;
+  CommandSetup setup;
+};
+std::vector<Command>& commands() {
+  static std::vector<Command> all;
+  return all;
+}
+}  // namespace
+
+RegisterCommand::RegisterCommand(int order, std::string name, std::string summary, CommandSetup setup) {
+  commands().push_back({order, std::move(name), std::move(summary), std::move(setup)});
+}
+
+int run_command_line(int argc, char** argv) {
+  CLI::App app(
+      "ceiling trains language models of many architectures on the same tokens in the same order.\n"
+      "Start with: ./ceiling train configs/quickstart.yaml",
+      "ceiling");
+  app.require_subcommand(1);
+  app.footer("`ceiling COMMAND --help` explains a command, `ceiling config explain` every key of a config file.");
+  std::sort(commands().begin(), commands().end(),
+            [](const Command& a, const Command& b) { return a.order < b.order; });
+  std::function<int()> chosen;
+  for (const Command& command : commands()) {
+    CLI::App* sub = app.add_subcommand(command.name, command.summary);
+    std::function<int()> run = command.setup(*sub);
+    sub->callback([&chosen, run] { chosen = run; });
+  }
+  try {
+    app.parse(argc, argv);
+    return chosen();
+  } catch (const CLI::ParseError& problem) {
+    const int code = app.exit(problem);
+    return code == 0 ? 0 : 2;
+  } catch (const Interrupted& stopped) {
+    return 128 + stopped.signal;
+  } catch (const Error& error) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "ceiling: error: %s\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace ceiling
