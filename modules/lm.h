@@ -14,28 +14,35 @@ namespace ceiling {
 
 struct ModelState {
   std::vector<State> layers;
-  at::Tensor position;  // [B] int32: tokens since the start of the document each row is in
+  int64_t length = 0;  // tokens seen by every row
+  at::Tensor carried;  // [B] int32: tokens since the start of the document each row is in;
+                       // undefined: `length` in all rows
   bool empty() const { return layers.empty(); }
 };
 
-enum class Recompute { kNone, kBlock };  // kBlock: keep only each block's input, run it again in the backward pass
+enum class Recompute {
+  kNone,
+  kBlock
+};  // kBlock: keep only each block's input, run it again in the backward pass
 
 struct LossOptions {
-  double scale = 1;      // loss = scale * sum of token losses: 1 / targets of the whole global batch
-  double z_loss = 0;     // adds scale * z_loss * sum of log^2 Z
+  double scale = 1;   // loss = scale * sum of token losses: 1 / targets of the whole global batch
+  double z_loss = 0;  // adds scale * z_loss * sum of log^2 Z
   bool per_token = false;
 };
 
 struct LossOutput {
-  at::Tensor loss;        // scalar, fp32 (fp64 for fp64 models); backward of anything but 1 is not supported (end of the graph)
+  at::Tensor loss;        // scalar, fp32 (fp64 for fp64 models); backward of anything but 1 is not
+                          // supported (end of the graph)
   at::Tensor token_loss;  // [B, T] fp32, 0 where ignored; only if per_token
 };
 
 class LanguageModel final : public Module {
  public:
   struct Options {
-    int64_t vocab_size = 0;      // of the tokenizer
-    int64_t vocab_rows = 0;      // rows of embedding and head: vocab_size, or more (padding rows take no probability)
+    int64_t vocab_size = 0;  // of the tokenizer
+    int64_t vocab_rows =
+        0;  // rows of embedding and head: vocab_size, or more (padding rows take no probability)
     int64_t d_model = 0;
     bool tie_embeddings = false;
     double embedding_scale = 1;  // multiplies embedded tokens
@@ -48,7 +55,8 @@ class LanguageModel final : public Module {
   // tokens [B, T] int32 -> [B, T, D], after the final norm.
   at::Tensor hidden(const at::Tensor& tokens, const Segments& segments, ModelState* state,
                     Recompute recompute = Recompute::kNone);
-  at::Tensor logits(const at::Tensor& hidden);  // [..., D] -> [..., vocab_size], fp32 (fp64 for fp64 models)
+  at::Tensor logits(
+      const at::Tensor& hidden);  // [..., D] -> [..., vocab_size], fp32 (fp64 for fp64 models)
   // targets [B, T] int32, -1 = ignored. The backward pass adds into every Parameter::grad.
   LossOutput loss(const at::Tensor& hidden, const at::Tensor& targets, const LossOptions& options);
 
@@ -60,7 +68,8 @@ class LanguageModel final : public Module {
   const Mixer& mixer(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]->mixer(); }
   int64_t n_parameters();                // all, tied weights once
   int64_t n_non_embedding_parameters();  // without embedding and head matrices
-  // Forward FLOPs per token: 2 per weight of each matrix product plus mixing; training is 3 times that.
+  // Forward FLOPs per token: 2 per weight of each matrix product plus mixing; training is 3 times
+  // that.
   double flops_per_token(int64_t seq_len);
   double state_bytes(int64_t n_tokens, int64_t element_bytes) const;  // one sequence, all layers
 

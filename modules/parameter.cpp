@@ -43,7 +43,8 @@ Init normal(double std) {
 }
 Init uniform(double low, double high) {
   return [low, high](at::Tensor& value, const RandomStream& stream) {
-    fill(value, [&](int64_t i) { return low + (high - low) * stream.uniform(static_cast<uint64_t>(i)); });
+    fill(value,
+         [&](int64_t i) { return low + (high - low) * stream.uniform(static_cast<uint64_t>(i)); });
   };
 }
 Init xavier_uniform(double gain) {
@@ -57,7 +58,8 @@ Init by_rows(std::vector<std::pair<int64_t, Init>> blocks) {
     int64_t row = 0;
     for (size_t i = 0; i < blocks.size(); ++i) {
       at::Tensor part = value.narrow(0, row, blocks[i].first);
-      // Each block draws its own numbers: the same sub-stream index must not repeat within the matrix.
+      // Each block draws its own numbers: the same sub-stream index must not repeat within the
+      // matrix.
       blocks[i].second(part, RandomStream(stream.bits(i), "rows"));
       row += blocks[i].first;
     }
@@ -75,7 +77,8 @@ int64_t Parameter::numel() const {
 namespace {
 class UseFunction : public torch::autograd::Function<UseFunction> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& value, const at::Tensor& grad) {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& value,
+                            const at::Tensor& grad) {
     ctx->saved_data["grad"] = grad;
     return value.detach();
   }
@@ -87,7 +90,9 @@ class UseFunction : public torch::autograd::Function<UseFunction> {
 };
 }  // namespace
 
-at::Tensor use(const Parameter& parameter) { return UseFunction::apply(parameter.value, parameter.grad); }
+at::Tensor use(const Parameter& parameter) {
+  return UseFunction::apply(parameter.value, parameter.grad);
+}
 
 std::vector<Parameter*> Module::parameters() {
   std::vector<Parameter*> all;
@@ -111,7 +116,8 @@ void Module::name_parameters(const std::string& prefix) {
   }
 }
 
-Parameter& Module::parameter(std::string name, std::vector<int64_t> shape, ParameterOptions options) {
+Parameter& Module::parameter(std::string name, std::vector<int64_t> shape,
+                             ParameterOptions options) {
   auto made = std::make_unique<Parameter>();
   made->shape = std::move(shape);
   made->options = std::move(options);

@@ -1,6 +1,7 @@
-// Parameters and the tree of modules that declare them. A module declares what it needs (name, shape, initialisation,
-// group); memory comes later, from a ParameterStore (train/) that lays all parameters out in flat buffers, or from
-// allocate_parameters() in tests and tools. No torch::nn: its header alone costs 9 s per file, and it owns its memory.
+// Parameters and the tree of modules that declare them. A module declares what it needs (name,
+// shape, initialisation, group); memory comes later, from a ParameterStore (train/) that lays all
+// parameters out in flat buffers, or from allocate_parameters() in tests and tools. No torch::nn:
+// its header alone costs 9 s per file, and it owns its memory.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,8 +14,8 @@
 
 namespace ceiling {
 
-// Fills a [rows, ...] float32 or float64 CPU tensor; `stream` is keyed by (seed, parameter name), so values depend neither on
-// world size nor on the order of construction.
+// Fills a [rows, ...] float32 or float64 CPU tensor; `stream` is keyed by (seed, parameter name),
+// so values depend neither on world size nor on the order of construction.
 class RandomStream;
 using Init = std::function<void(at::Tensor& value, const RandomStream& stream)>;
 namespace init {
@@ -30,9 +31,10 @@ Init by_rows(std::vector<std::pair<int64_t, Init>> blocks);
 
 struct ParameterOptions {
   Init init = init::zeros();
-  bool decay = true;      // weight decay applies
+  bool decay = true;  // weight decay applies
   double lr_factor = 1.0;
-  bool keep_fp32 = false;  // fp32 island: computed in fp32 whatever the compute dtype is (decays, time steps)
+  bool keep_fp32 =
+      false;  // fp32 island: computed in fp32 whatever the compute dtype is (decays, time steps)
 };
 
 struct Parameter {
@@ -41,13 +43,14 @@ struct Parameter {
   ParameterOptions options;
   // Compute value: a leaf that requires grad. Undefined until memory is given.
   at::Tensor value;
-  // Gradient, same shape, float32 (float64 where the model is): ops with parameters ADD into it in their backward (Linear by
-  // one GEMM) and return no gradient to autograd.
+  // Gradient, same shape, float32 (float64 where the model is): ops with parameters ADD into it in
+  // their backward (Linear by one GEMM) and return no gradient to autograd.
   at::Tensor grad;
   int64_t numel() const;
 };
 
-// For a parameter used in plain ATen expressions: a tensor equal to value whose gradient is added into `parameter.grad`.
+// For a parameter used in plain ATen expressions: a tensor equal to value whose gradient is added
+// into `parameter.grad`.
 at::Tensor use(const Parameter& parameter);
 
 class Module {
@@ -57,7 +60,8 @@ class Module {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
-  // All parameters below this module, in the order declared. Stable addresses. `prefix` ends in '.' or is empty.
+  // All parameters below this module, in the order declared. Stable addresses. `prefix` ends in '.'
+  // or is empty.
   std::vector<Parameter*> parameters();
   // Sets the full names; the root module calls it once.
   void name_parameters(const std::string& prefix = "");
@@ -82,10 +86,12 @@ class Module {
   std::vector<Entry> entries_;
 };
 
-// Gives every parameter its own memory in `dtype` (value) and float32/float64 (grad, zero), initialised from `seed`.
+// Gives every parameter its own memory in `dtype` (value) and float32/float64 (grad, zero),
+// initialised from `seed`.
 void allocate_parameters(Module& root, at::ScalarType dtype, uint64_t seed);
 
-// Writes the initial values of `parameter` for `seed` into a float32 or float64 CPU tensor of its shape.
+// Writes the initial values of `parameter` for `seed` into a float32 or float64 CPU tensor of its
+// shape.
 void initialize(const Parameter& parameter, uint64_t seed, at::Tensor& value);
 
 }  // namespace ceiling

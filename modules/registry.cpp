@@ -16,8 +16,9 @@ std::vector<Architecture>& registered() {
 
 void register_architecture(Architecture architecture) {
   auto& all = registered();
-  const auto place = std::lower_bound(all.begin(), all.end(), architecture,
-                                      [](const Architecture& a, const Architecture& b) { return a.name < b.name; });
+  const auto place = std::lower_bound(
+      all.begin(), all.end(), architecture,
+      [](const Architecture& a, const Architecture& b) { return a.name < b.name; });
   all.insert(place, std::move(architecture));
 }
 

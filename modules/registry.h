@@ -1,5 +1,6 @@
-// Architectures register themselves; everything else finds them by name. modules/architectures/<name>.cpp is the one place
-// that knows an architecture: keys, blocks, initialisation, parameter groups, state, FLOPs and export layout.
+// Architectures register themselves; everything else finds them by name.
+// modules/architectures/<name>.cpp is the one place that knows an architecture: keys, blocks,
+// initialisation, parameter groups, state, FLOPs and export layout.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -14,14 +15,16 @@ namespace ceiling {
 
 class LanguageModel;
 
-// One tensor of a Hugging Face checkpoint: the rows [begin, end) of one of our parameters (end -1: all rows).
+// One tensor of a Hugging Face checkpoint: the rows [begin, end) of one of our parameters (end -1:
+// all rows).
 struct HfTensor {
   std::string hf_name, name;
   int64_t begin = 0, end = -1;
 };
 
 struct HfLayout {
-  nlohmann::json config;  // config.json, less what the exporter knows itself (dtype, token ids, vocabulary)
+  nlohmann::json
+      config;  // config.json, less what the exporter knows itself (dtype, token ids, vocabulary)
   std::vector<HfTensor> tensors;
 };
 
@@ -29,11 +32,12 @@ struct HfLayout {
 struct ModelConfig {
   virtual ~ModelConfig() = default;
   virtual void fields(Fields& f) = 0;
-  // Rules across keys; Error texts start with the key: "model.n_heads: 3 does not divide model.d_model 128".
+  // Rules across keys; Error texts start with the key: "model.n_heads: 3 does not divide
+  // model.d_model 128".
   virtual void check() const {}
   virtual std::unique_ptr<LanguageModel> build() const = 0;
-  // Hugging Face layout, and its reverse: false if config.json is of another architecture, Error if of this one but
-  // with options it does not have.
+  // Hugging Face layout, and its reverse: false if config.json is of another architecture, Error if
+  // of this one but with options it does not have.
   virtual HfLayout hf_layout() const = 0;
   virtual bool from_hf(const nlohmann::json& config) = 0;
 
@@ -47,8 +51,9 @@ struct Architecture {
   std::function<std::unique_ptr<ModelConfig>()> make_config;
 };
 
-const Architecture& find_architecture(const std::string& name);  // Error with "did you mean" and the list
-const std::vector<Architecture>& architectures();                // by name
+const Architecture& find_architecture(
+    const std::string& name);                      // Error with "did you mean" and the list
+const std::vector<Architecture>& architectures();  // by name
 std::vector<std::string> architecture_names();
 
 void register_architecture(Architecture architecture);
@@ -56,7 +61,8 @@ void register_architecture(Architecture architecture);
 template <class Config>
 struct RegisterArchitecture {
   RegisterArchitecture(std::string name, std::string summary) {
-    register_architecture({std::move(name), std::move(summary), [] { return std::make_unique<Config>(); }});
+    register_architecture(
+        {std::move(name), std::move(summary), [] { return std::make_unique<Config>(); }});
   }
 };
 

@@ -12,7 +12,8 @@ namespace ceiling {
 Segments make_segments(const at::Tensor& document) {
   TORCH_INTERNAL_ASSERT(document.dim() == 2 && document.scalar_type() == at::kInt);
   Segments segments;
-  if (!document.select(1, -1).any().item<bool>()) return segments;  // non-decreasing: the last index tells
+  if (!document.select(1, -1).any().item<bool>())
+    return segments;  // non-decreasing: the last index tells
   const int64_t batch = document.size(0), seq_len = document.size(1);
   const at::Tensor before =
       at::cat({at::zeros({batch, 1}, document.options()), document.narrow(1, 0, seq_len - 1)}, 1);
@@ -21,7 +22,8 @@ Segments make_segments(const at::Tensor& document) {
   segments.document = document;
   segments.start = starts.to(at::kByte);
   segments.position =
-      (index - std::get<0>(at::cummax(at::where(starts, index, at::zeros({}, index.options())), 1))).to(at::kInt);
+      (index - std::get<0>(at::cummax(at::where(starts, index, at::zeros({}, index.options())), 1)))
+          .to(at::kInt);
   return segments;
 }
 

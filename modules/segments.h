@@ -1,5 +1,5 @@
-// Packed documents: which tokens of a row belong together. Every mixer starts afresh at a boundary: attention masks,
-// recurrent state, convolution taps, token shift, normalisation statistics.
+// Packed documents: which tokens of a row belong together. Every mixer starts afresh at a boundary:
+// attention masks, recurrent state, convolution taps, token shift, normalisation statistics.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -8,17 +8,20 @@
 namespace ceiling {
 
 struct Segments {
-  // [B, T] int32, non-decreasing along T; undefined: every row is one document that continues the carried state.
-  // 0 continues the document of the carried state (or, with none, starts the first); each larger index starts a new one,
-  // so a row whose first index is 1 discards the carried state.
+  // [B, T] int32, non-decreasing along T; undefined: every row is one document that continues the
+  // carried state. 0 continues the document of the carried state (or, with none, starts the first);
+  // each larger index starts a new one, so a row whose first index is 1 discards the carried state.
   at::Tensor document;
   // Derived on construction (make_segments); undefined together with `document`.
-  at::Tensor start;     // [B, T] uint8: 1 where token t starts a new document (its predecessor must not be seen)
-  at::Tensor position;  // [B, T] int32: tokens since the last start in this row; before any start, counted from the row's begin
+  at::Tensor start;     // [B, T] uint8: 1 where token t starts a new document (its predecessor must
+                        // not be seen)
+  at::Tensor position;  // [B, T] int32: tokens since the last start in this row; before any start,
+                        // counted from the row's begin
   bool any() const { return document.defined(); }
 };
 
-// From a [B, T] int32 document index (CPU or GPU). If no row has a boundary the result is `any() == false`.
+// From a [B, T] int32 document index (CPU or GPU). If no row has a boundary the result is `any() ==
+// false`.
 Segments make_segments(const at::Tensor& document);
 
 }  // namespace ceiling

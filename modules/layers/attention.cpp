@@ -1,0 +1,109 @@
+#include "modules/layers/attention.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "modules/ops/linear/linear.h"
+
+namespace ceiling {
+
+namespace {
+
+// Which of the keys (`carried` cached ones, then the T new ones) each query sees. Undefined if
+// plain causal will do.
+at::Tensor make_mask(const MixContext& context, int64_t seq_len, int64_t cached,
+                     const at::Device& device) {
+  const auto ints = at::TensorOptions().dtype(at::kInt).device(device);
+  const Segments& segments = context.segments;
+  if (!segments.any() && !context.carried.defined() && (cached == 0 || seq_len == 1)) return {};
+  const at::Tensor query = at::arange(seq_len, ints).view({1, 1, seq_len, 1});
+  const at::Tensor key = at::arange(cached + seq_len, ints).view({1, 1, 1, cached + seq_len});
+  at::Tensor seen = key.le(query + cached);
+  if (segments.any()) {
+    const int64_t batch = segments.document.size(0);
+    const at::Tensor of_key = at::cat({at::zeros({batch, cached}, ints), segments.document}, 1);
+    seen = seen & of_key.view({batch, 1, 1, -1}).eq(segments.document.view({batch, 1, seq_len, 1}));
+  }
+  if (context.carried.defined()) seen = seen & key.ge(cached - context.carried.view({-1, 1, 1, 1}));
+  return seen;
+}
+
+// Appends `fresh` [B, T, H, K] to `held`, whose second dimension may have room. In place where no
+// gradient is wanted: one allocation per doubling instead of a copy per token.
+at::Tensor append(at::Tensor& held, int64_t length, const at::Tensor& fresh, int64_t batch_length) {
+  if (at::GradMode::is_enabled()) {
+    held = held.defined() ? at::cat({held.narrow(1, 0, length), fresh}, 1) : fresh;
+    return held;
+  }
+  if (!held.defined() || held.size(1) < batch_length) {
+    const int64_t room =
+        std::max<int64_t>(batch_length, held.defined() ? 2 * held.size(1) : batch_length + 64);
+    at::Tensor larger =
+        at::empty({fresh.size(0), room, fresh.size(2), fresh.size(3)}, fresh.options());
+    if (length > 0) larger.narrow(1, 0, length).copy_(held.narrow(1, 0, length));
+    held = larger;
+  }
+  held.narrow(1, length, fresh.size(1)).copy_(fresh);
+  return held.narrow(1, 0, batch_length);
+}
+
+}  // namespace
+
+Attention::Attention(const AttentionOptions& options)
+    : options_(options),
+      rotary_(rope_frequencies(options.head_dim, options.rope_base)),
+      qkv_(parameter(
+          "qkv.weight",
+          {(options.n_heads + 2 * options.n_kv_heads) * options.head_dim, options.d_model},
+          {.init = options.qkv_init})),
+      out_(parameter("out.weight", {options.d_model, options.n_heads * options.head_dim},
+                     {.init = options.out_init})) {}
+
+at::Tensor Attention::forward(const at::Tensor& x, const MixContext& context, State* state) {
+  const int64_t batch = x.size(0), seq_len = x.size(1);
+  const int64_t cached = state ? state->length : 0;
+  const RotaryOutput heads = split_rotary(linear(x, qkv_), context.position, rotary_,
+                                          {.n_q_heads = options_.n_heads,
+                                           .n_k_heads = options_.n_kv_heads,
+                                           .head_dim = options_.head_dim,
+                                           .rest = {options_.n_kv_heads * options_.head_dim}});
+  at::Tensor k = heads.k;
+  at::Tensor v = heads.rest[0].unflatten(-1, {options_.n_kv_heads, options_.head_dim});
+  if (state) {
+    state->tensors.resize(2);
+    k = append(state->tensors[0], cached, k, cached + seq_len);
+    v = append(state->tensors[1], cached, v, cached + seq_len);
+    state->length = cached + seq_len;
+  }
+  if (!context.attention_mask.defined())
+    context.attention_mask = make_mask(context, seq_len, cached, x.device());
+  const bool has_mask = context.attention_mask.defined();
+  const at::Tensor y = at::scaled_dot_product_attention(
+      heads.q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+      has_mask ? std::optional<at::Tensor>(context.attention_mask) : std::nullopt,
+      /*dropout_p=*/0.0,
+      /*is_causal=*/!has_mask && seq_len > 1, /*scale=*/std::nullopt,
+      /*enable_gqa=*/options_.n_kv_heads != options_.n_heads);
+  return linear(y.transpose(1, 2).reshape({batch, seq_len, options_.n_heads * options_.head_dim}),
+                out_);
+}
+
+double Attention::mixing_flops_per_token(int64_t seq_len) const {
+  // Scores and weighted sum: 2 products of 2 FLOPs, over (T + 1) / 2 keys on average.
+  return 4.0 * static_cast<double>(options_.n_heads * options_.head_dim) *
+         (static_cast<double>(seq_len) + 1) / 2;
+}
+
+double Attention::state_bytes(int64_t n_tokens, int64_t element_bytes) const {
+  return 2.0 *
+         static_cast<double>(options_.n_kv_heads * options_.head_dim * n_tokens * element_bytes);
+}
+
+}  // namespace ceiling
