@@ -1,4 +1,5 @@
-// The one declaration of a configuration struct: parser, checker, "did you mean", dump, help and docs all walk it.
+// The one declaration of a configuration struct: parser, checker, "did you mean", dump, help and
+// docs all walk it.
 //
 //   struct TrainConfig {
 //     int64_t steps = 0;
@@ -14,9 +15,10 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
-#include <limits>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/config_node.h"
@@ -32,58 +34,85 @@ struct MoreThan {
 struct Between {
   double low, high;  // both allowed
 };
+struct FromBelow {
+  double low, high;  // low is allowed, high is not
+};
 struct OneOf {
   std::vector<std::string> choices;
   OneOf(std::initializer_list<std::string> list) : choices(list) {}
   explicit OneOf(std::vector<std::string> list) : choices(std::move(list)) {}
 };
+// A file or folder: "~" expanded, "a/./b/../c/" written as "a/c". Relative names are relative to
+// the working folder.
+struct IsPath {};
+
+// A time span, written with units: "55m", "2h", "90s", "1d12h".
+struct Duration {
+  double seconds = 0;
+};
+std::optional<Duration> parse_duration(const std::string& text);
+std::string duration_text(Duration duration);  // parse_duration reads it back
 
 // One key: what it is, and how to set and print the member behind it.
 struct Field {
   std::string name, type, constraint, doc;
-  std::function<void(const ConfigNode& value, const std::string& key)> set;  // Error: where, key, value, what is allowed
+  std::function<void(const ConfigNode& value, const std::string& key)>
+      set;  // Error: where, key, value, what is allowed
   std::function<ConfigNode()> get;
-  std::vector<Field> children;  // of a section
+  std::vector<Field> children;  // of a section, or of one item of a list of structs
+  bool is_list = false;         // a list of structs
+  bool may_change = false;  // a run may be resumed with another value: no result depends on it, or
+                            // what does is checked elsewhere
+
+  Field& free_to_change();  // marks this key, or all keys of this section
+  bool is_section() const { return !children.empty() && !is_list; }
 };
 
 class Fields {
  public:
-  void operator()(const char* name, int64_t& member, AtLeast range, const char* doc);
-  void operator()(const char* name, int64_t& member, Between range, const char* doc);
-  void operator()(const char* name, double& member, AtLeast range, const char* doc);
-  void operator()(const char* name, double& member, MoreThan range, const char* doc);
-  void operator()(const char* name, double& member, Between range, const char* doc);
-  void operator()(const char* name, bool& member, const char* doc);
-  void operator()(const char* name, std::string& member, const char* doc);  // any text
-  void operator()(const char* name, std::string& member, OneOf choices, const char* doc);
-  void operator()(const char* name, std::vector<std::string>& member, const char* doc);
-  void operator()(const char* name, std::vector<int64_t>& member, AtLeast range, const char* doc);
+  Field& operator()(const char* name, int64_t& member, AtLeast range, const char* doc);
+  Field& operator()(const char* name, int64_t& member, Between range, const char* doc);
+  Field& operator()(const char* name, double& member, AtLeast range, const char* doc);
+  Field& operator()(const char* name, double& member, MoreThan range, const char* doc);
+  Field& operator()(const char* name, double& member, Between range, const char* doc);
+  Field& operator()(const char* name, double& member, FromBelow range, const char* doc);
+  Field& operator()(const char* name, bool& member, const char* doc);
+  Field& operator()(const char* name, std::string& member, const char* doc);  // any text
+  Field& operator()(const char* name, std::string& member, OneOf choices, const char* doc);
+  Field& operator()(const char* name, std::string& member, IsPath kind, const char* doc);
+  Field& operator()(const char* name, std::vector<std::string>& member, const char* doc);
+  Field& operator()(const char* name, std::vector<int64_t>& member, AtLeast range, const char* doc);
   // Unset is written as the word: f("micro_batch", micro_batch, "auto", AtLeast{1}, "...").
-  void operator()(const char* name, std::optional<int64_t>& member, const char* unset_word, AtLeast range, const char* doc);
-  void operator()(const char* name, std::optional<double>& member, const char* unset_word, AtLeast range, const char* doc);
+  Field& operator()(const char* name, std::optional<int64_t>& member, const char* unset_word,
+                    AtLeast range, const char* doc);
+  Field& operator()(const char* name, std::optional<double>& member, const char* unset_word,
+                    AtLeast range, const char* doc);
+  Field& operator()(const char* name, std::optional<Duration>& member, const char* unset_word,
+                    const char* doc);
 
   // A nested section: a struct with fields().
   template <class Section>
-  void section(const char* name, Section& member, const char* doc) {
+  Field& section(const char* name, Section& member, const char* doc) {
     Fields inner;
     member.fields(inner);
-    add_section(name, doc, std::move(inner.all_));
+    return add_section(name, doc, std::move(inner.all_));
   }
   // A list of structs with fields().
   template <class Item>
-  void list(const char* name, std::vector<Item>& member, const char* doc) {
-    Item prototype;
+  Field& list(const char* name, std::vector<Item>& member, const char* doc) {
+    const auto prototype =
+        std::make_shared<Item>();  // lives as long as the children, whose get() reads it
     Fields inner;
-    prototype.fields(inner);
-    add_list(
-        name, doc, std::move(inner.all_), [&member] { member.clear(); },
-        [&member](const std::function<void(std::vector<Field>&)>& fill) {
+    prototype->fields(inner);
+    return add_list(
+        name, doc, std::move(inner.all_), [&member, prototype] { member.clear(); },
+        [&member](const FieldsVisitor& fill) {
           Fields f;
           member.emplace_back();
           member.back().fields(f);
           fill(f.all_);
         },
-        [&member](const std::function<void(std::vector<Field>&)>& read) {
+        [&member](const FieldsVisitor& read) {
           for (Item& item : member) {
             Fields f;
             item.fields(f);
@@ -95,15 +124,18 @@ class Fields {
   std::vector<Field>& all() { return all_; }
 
  private:
-  using ItemVisitor = std::function<void(const std::function<void(std::vector<Field>&)>&)>;
-  void add_section(const char* name, const char* doc, std::vector<Field> children);
-  void add_list(const char* name, const char* doc, std::vector<Field> children, std::function<void()> clear,
-                ItemVisitor append, ItemVisitor each);
+  using FieldsVisitor = std::function<void(std::vector<Field>&)>;
+  using ItemVisitor = std::function<void(const FieldsVisitor&)>;
+  Field& add(Field field);
+  Field& add_section(const char* name, const char* doc, std::vector<Field> children);
+  Field& add_list(const char* name, const char* doc, std::vector<Field> children,
+                  std::function<void()> clear, ItemVisitor append, ItemVisitor each);
   std::vector<Field> all_;
 };
 
-// Sets every member that `node` (a map, or null for all defaults) names. Error on an unknown key ("did you mean"), a wrong
-// type, a value out of range; `key` is the dotted prefix for messages ("train").
+// Sets every member that `node` (a map, or null for all defaults) names. Error on an unknown key
+// ("did you mean"), a wrong type, a value out of range; `key` is the dotted prefix for messages
+// ("train"), empty at the root.
 void parse_fields(std::vector<Field>& fields, const ConfigNode& node, const std::string& key);
 
 // All keys with their present values, as a map in the order declared.
