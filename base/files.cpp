@@ -47,6 +47,10 @@ void File::seek(int64_t offset) {
   if (::fseeko(handle_, offset, SEEK_SET) != 0) throw Error("{}: cannot seek: {}", path_, reason());
 }
 
+void File::flush() {
+  if (std::fflush(handle_) != 0) throw Error("{}: cannot write: {}", path_, reason());
+}
+
 void File::sync() {
   if (std::fflush(handle_) != 0 || ::fsync(::fileno(handle_)) != 0)
     throw Error("{}: cannot write to disk: {}", path_, reason());

@@ -22,6 +22,7 @@ class File {
   void write(const void* data, size_t size_bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
   void seek(int64_t offset);
+  void flush();  // to the system, not to the disk
   void sync();   // flush, fsync
   void close();  // reports what the destructor would swallow
   const std::string& path() const { return path_; }

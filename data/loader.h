@@ -54,7 +54,10 @@ class Loader {
   ~Loader();
   std::optional<Batch> next();  // empty at end_position
   int64_t samples_per_epoch() const;  // of the first part; of the whole split for one part
-  // Targets of all samples in [0, end): what evaluation will count.
+  // With shuffle == false: samples that cover every target of every part once; the last of a part may be short.
+  static int64_t evaluation_samples(const LoaderOptions& options);
+  // UTF-8 bytes per counted target over the whole split (bits per byte = nats / ln 2 / this); 0 where unknown.
+  double text_bytes_per_token() const;
   std::string fingerprint() const;    // over parts, weights, split, context, cross_document; not seed, batch or ranks
   nlohmann::json describe() const;    // the readable form of the fingerprint: resume prints its difference
   const TokenizerInfo& tokenizer() const;
