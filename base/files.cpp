@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/stop.h"
 #include "base/text.h"
 
 namespace ceiling {
@@ -111,10 +112,12 @@ PendingFolder::PendingFolder(const std::string& final_path)
   }
   if (!fs::create_directory(pending_, failure))
     throw Error("{}: cannot create the folder: {}", pending_, failure.message());
+  stop::register_pending(fs::absolute(pending_).c_str());
 }
 
 PendingFolder::~PendingFolder() {
   std::error_code ignored;
+  stop::unregister_pending(fs::absolute(pending_).c_str());
   if (!committed_) fs::remove_all(pending_, ignored);
 }
 

@@ -10,4 +10,9 @@ int requested();          // the signal's number, or 0
 void check();             // throws Interrupted if requested
 void reset();             // for tests
 
+// A temporary folder or file that an immediate exit (second signal) must not leave behind: a child process removes it once
+// this one is gone. At most 8 at a time; path up to 4095 bytes.
+void register_pending(const char* path);
+void unregister_pending(const char* path);
+
 }  // namespace ceiling::stop
