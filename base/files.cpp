@@ -41,12 +41,15 @@ size_t File::read(void* data, size_t size_bytes) {
 
 void File::write(const void* data, size_t size_bytes) {
   if (std::fwrite(data, 1, size_bytes, handle_) != size_bytes)
-    throw Error("{}: cannot write {}: {}", path_, format_bytes(static_cast<double>(size_bytes)), reason());
+    throw Error("{}: cannot write {}: {}", path_, format_bytes(static_cast<double>(size_bytes)),
+                reason());
 }
 
 void File::seek(int64_t offset) {
   if (::fseeko(handle_, offset, SEEK_SET) != 0) throw Error("{}: cannot seek: {}", path_, reason());
 }
+
+int File::descriptor() const { return ::fileno(handle_); }
 
 void File::flush() {
   if (std::fflush(handle_) != 0) throw Error("{}: cannot write: {}", path_, reason());
@@ -121,7 +124,7 @@ PendingFolder::~PendingFolder() {
   if (!committed_) fs::remove_all(pending_, ignored);
 }
 
-void PendingFolder::commit() {
+void PendingFolder::commit(bool replace) {
   for (const auto& entry : fs::recursive_directory_iterator(pending_)) {
     if (entry.is_directory()) {
       sync_folder(entry.path().string());
@@ -134,11 +137,25 @@ void PendingFolder::commit() {
     if (!synced) throw Error("{}: cannot write to disk: {}", entry.path().string(), why);
   }
   sync_folder(pending_);
-  if (fs::exists(final_)) throw Error("{}: exists already", final_);
-  if (::rename(pending_.c_str(), final_.c_str()) != 0)
+  const bool exists = fs::exists(final_);
+  if (exists && !replace) throw Error("{}: exists already", final_);
+  // Swapping the names leaves no moment without a whole folder under the final one. Where the file system cannot swap,
+  // the old folder steps aside first.
+  std::string old;
+  if (exists) {
+    const bool swapped =
+        ::renameat2(AT_FDCWD, pending_.c_str(), AT_FDCWD, final_.c_str(), RENAME_EXCHANGE) == 0;
+    old = swapped ? pending_ : final_ + ".old.tmp-" + std::to_string(::getpid());
+    if (!swapped && ::rename(final_.c_str(), old.c_str()) != 0)
+      throw Error("{}: cannot be set aside: {}", final_, reason());
+    committed_ = swapped;
+  }
+  if (!committed_ && ::rename(pending_.c_str(), final_.c_str()) != 0)
     throw Error("{}: cannot rename to it from {}: {}", final_, pending_, reason());
   committed_ = true;
   sync_folder(fs::path(final_).parent_path().string());
+  std::error_code ignored;
+  if (exists) fs::remove_all(old, ignored);
 }
 
 std::string expand_home(const std::string& path) {
@@ -150,7 +167,8 @@ std::string expand_home(const std::string& path) {
 uint64_t free_bytes(const std::string& path) {
   fs::path at = fs::absolute(path);
   std::error_code failure;
-  while (!fs::exists(at, failure) && at.has_parent_path() && at != at.parent_path()) at = at.parent_path();
+  while (!fs::exists(at, failure) && at.has_parent_path() && at != at.parent_path())
+    at = at.parent_path();
   const fs::space_info space = fs::space(at, failure);
   return failure ? UINT64_MAX : space.available;
 }

@@ -26,6 +26,7 @@ class File {
   void sync();   // flush, fsync
   void close();  // reports what the destructor would swallow
   const std::string& path() const { return path_; }
+  int descriptor() const;
 
  private:
   std::string path_;
@@ -48,7 +49,8 @@ class PendingFolder {
   PendingFolder(const PendingFolder&) = delete;
   PendingFolder& operator=(const PendingFolder&) = delete;
   const std::string& path() const { return pending_; }  // write here
-  void commit();                                        // Error if the final path exists
+  // Error if the final path exists, unless `replace`: then the old folder goes once the new one stands in its place.
+  void commit(bool replace = false);
 
  private:
   std::string final_, pending_;

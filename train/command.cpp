@@ -21,7 +21,8 @@ std::vector<Command>& commands() {
 }
 }  // namespace
 
-RegisterCommand::RegisterCommand(int order, std::string name, std::string summary, CommandSetup setup) {
+RegisterCommand::RegisterCommand(int order, std::string name, std::string summary,
+                                 CommandSetup setup) {
   commands().push_back({order, std::move(name), std::move(summary), std::move(setup)});
 }
 
@@ -31,7 +32,9 @@ int run_command_line(int argc, char** argv) {
       "Start with: ./ceiling train configs/quickstart.yaml",
       "ceiling");
   app.require_subcommand(1);
-  app.footer("`ceiling COMMAND --help` explains a command, `ceiling config explain` every key of a config file.");
+  app.footer(
+      "`ceiling COMMAND --help` explains a command, `ceiling config explain` every key of a config "
+      "file.");
   std::sort(commands().begin(), commands().end(),
             [](const Command& a, const Command& b) { return a.order < b.order; });
   std::function<int()> chosen;

@@ -1,4 +1,5 @@
-// The commands of `ceiling`. One file per command in train/commands/, which registers itself; main.cpp edits no list.
+// The commands of `ceiling`. One file per command in train/commands/, which registers itself;
+// main.cpp edits no list.
 #pragma once
 #include <CLI/CLI.hpp>
 #include <functional>
@@ -6,7 +7,8 @@
 
 namespace ceiling {
 
-// Declares options on `app` (and sub-commands, if any) and returns what runs after parsing: its result is the exit code.
+// Declares options on `app` (and sub-commands, if any) and returns what runs after parsing: its
+// result is the exit code.
 using CommandSetup = std::function<std::function<int()>(CLI::App& app)>;
 
 struct RegisterCommand {
@@ -14,8 +16,8 @@ struct RegisterCommand {
   RegisterCommand(int order, std::string name, std::string summary, CommandSetup setup);
 };
 
-// Parses the command line and runs the command. Exit codes: 0 done, 1 an Error (one message on stderr), 2 bad usage,
-// 128 + signal when stopped by a signal.
+// Parses the command line and runs the command. Exit codes: 0 done, 1 an Error (one message on
+// stderr), 2 bad usage, 128 + signal when stopped by a signal.
 int run_command_line(int argc, char** argv);
 
 }  // namespace ceiling

@@ -7,8 +7,10 @@ namespace ceiling {
 
 DeviceBatch to_device(const Batch& batch, int64_t first, int64_t n, at::Device device) {
   const auto rows = [&](const int32_t* data) {
-    // The tensor does not own the loader's buffer: a host copy is cheap beside the step and outlives it.
-    return at::from_blob(const_cast<int32_t*>(data) + first * batch.context, {n, batch.context}, at::kInt);
+    // The tensor does not own the loader's buffer: a host copy is cheap beside the step and
+    // outlives it.
+    return at::from_blob(const_cast<int32_t*>(data) + first * batch.context, {n, batch.context},
+                         at::kInt);
   };
   const auto move = [&](const at::Tensor& host) {
     return device.is_cpu() ? host.clone() : host.to(device, /*non_blocking=*/true);
@@ -28,8 +30,9 @@ DeviceBatch to_device(const Batch& batch, int64_t first, int64_t n, at::Device d
 std::function<std::shared_ptr<void>(size_t)> host_allocator(at::Device device) {
   if (device.is_cpu()) return {};
   return [](size_t size_bytes) -> std::shared_ptr<void> {
-    auto tensor = std::make_shared<at::Tensor>(at::empty(
-        {static_cast<int64_t>(size_bytes)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true)));
+    auto tensor = std::make_shared<at::Tensor>(
+        at::empty({static_cast<int64_t>(size_bytes)},
+                  at::TensorOptions().dtype(at::kByte).pinned_memory(true)));
     return {tensor->mutable_data_ptr(), [tensor](void*) {}};
   };
 }

@@ -1,4 +1,5 @@
-// Loss of a model on a dataset. Every target counts once, the tail too; micro-batch and ranks do not change the result.
+// Loss of a model on a dataset. Every target counts once, the tail too; micro-batch and ranks do
+// not change the result.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -19,11 +20,14 @@ struct EvaluationResult {
 struct EvaluationOptions {
   int64_t micro_batch = 8;
   int64_t max_samples = 0;  // the first samples only; 0: all
-  // Called after each batch with the share done; long evaluations show progress and poll for signals with it.
+  // Called after each batch with the share done; long evaluations show progress and poll for
+  // signals with it.
   std::function<void(double share, const EvaluationResult& so_far)> on_progress;
 };
 
-// `loader` describes the data (parts, split, context, cross_document); order and batch are set here.
-EvaluationResult evaluate(LanguageModel& model, LoaderOptions loader, const EvaluationOptions& options, at::Device device);
+// `loader` describes the data (parts, split, context, cross_document); order and batch are set
+// here.
+EvaluationResult evaluate(LanguageModel& model, LoaderOptions loader,
+                          const EvaluationOptions& options, at::Device device);
 
 }  // namespace ceiling

@@ -51,7 +51,8 @@ StatusLine::~StatusLine() { clear(); }
 void StatusLine::show(const std::string& text) {
   if (!terminal_) return;
   winsize size{};
-  const size_t width = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 79u;
+  const size_t width =
+      ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 79u;
   std::fprintf(stderr, "\r\033[K%s", text.substr(0, width).c_str());
   std::fflush(stderr);
   g_status_shown = true;

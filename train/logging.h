@@ -9,8 +9,8 @@ void start_logging();
 // Adds RUN/log.txt, appended to over resumes.
 void log_to_file(const std::string& path);
 
-// One line at the bottom of a terminal that rewrites itself; log lines scroll above it. Does nothing where stderr is no
-// terminal.
+// One line at the bottom of a terminal that rewrites itself; log lines scroll above it. Does
+// nothing where stderr is no terminal.
 class StatusLine {
  public:
   StatusLine();

@@ -8,7 +8,9 @@
 namespace ceiling {
 
 namespace {
-c10::DeviceIndex index_of(at::Device device) { return device.has_index() ? device.index() : c10::DeviceIndex{0}; }
+c10::DeviceIndex index_of(at::Device device) {
+  return device.has_index() ? device.index() : c10::DeviceIndex{0};
+}
 }  // namespace
 
 double memory_bytes(at::Device device) {
@@ -28,8 +30,10 @@ void reset_peak_memory(at::Device device) {
 
 double memory_total_bytes(at::Device device) {
   if (!device.is_cpu())
-    return static_cast<double>(at::getDeviceAllocator(device.type())->getMemoryInfo(index_of(device)).second);
-  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+    return static_cast<double>(
+        at::getDeviceAllocator(device.type())->getMemoryInfo(index_of(device)).second);
+  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) *
+         static_cast<double>(::sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace ceiling

@@ -4,8 +4,9 @@
 
 namespace ceiling {
 
-double memory_bytes(at::Device device);       // now (CPU: resident set; GPU: peak allocated since the last reset)
-void reset_peak_memory(at::Device device);    // GPU only
+double memory_bytes(
+    at::Device device);  // now (CPU: resident set; GPU: peak allocated since the last reset)
+void reset_peak_memory(at::Device device);     // GPU only
 double memory_total_bytes(at::Device device);  // of the machine or the card; 0 unknown
 
 }  // namespace ceiling

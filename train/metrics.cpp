@@ -11,22 +11,25 @@
 namespace ceiling {
 
 std::string readable(const StepMetrics& m) {
-  std::string line = fmt::format("step {}/{} | tokens {} | loss {:.4f} | grad {:.3f} | lr {:.2e} | {} tok/s", m.step, m.steps,
-                                 format_count(static_cast<double>(m.tokens)), m.loss_nats, m.grad_norm, m.lr,
-                                 format_thousands(std::llround(m.tokens_per_s)));
+  std::string line =
+      fmt::format("step {}/{} | tokens {} | loss {:.4f} | grad {:.3f} | lr {:.2e} | {} tok/s",
+                  m.step, m.steps, format_count(static_cast<double>(m.tokens)), m.loss_nats,
+                  m.grad_norm, m.lr, format_thousands(std::llround(m.tokens_per_s)));
   if (m.mfu > 0) line += fmt::format(" | mfu {:.1f} %", 100 * m.mfu);
-  return line + fmt::format(" | mem {} | data {:.1f} ms | eta {}", format_bytes(m.memory_bytes), m.data_wait_ms,
-                            format_duration(m.eta_s));
+  return line + fmt::format(" | mem {} | data {:.1f} ms | eta {}", format_bytes(m.memory_bytes),
+                            m.data_wait_ms, format_duration(m.eta_s));
 }
 
 Metrics::Metrics(const std::string& run_dir, int64_t resume_step, bool tensorboard) {
   const std::string path = run_dir + "/metrics.jsonl";
   if (fs::exists(path)) {
-    // A line cut by a kill, and steps that will be taken again, go; a rewritten file replaces the old one as a whole.
+    // A line cut by a kill, and steps that will be taken again, go; a rewritten file replaces the
+    // old one as a whole.
     std::string kept;
     for (const std::string& line : split(read_file(path), '\n')) {
       const auto parsed = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (parsed.is_object() && parsed.value("step", int64_t{0}) <= resume_step) kept += line + "\n";
+      if (parsed.is_object() && parsed.value("step", int64_t{0}) <= resume_step)
+        kept += line + "\n";
     }
     write_file_atomic(path, kept);
   }
@@ -54,7 +57,9 @@ void Metrics::step(const StepMetrics& m) {
          {"data_wait_ms", m.data_wait_ms},
          {"eta_s", m.eta_s},
          {"data_hash", m.data_hash},
-         {"unix_time_s", std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count()}});
+         {"unix_time_s",
+          std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch())
+              .count()}});
   if (!tensorboard_) return;
   tensorboard_->scalar("train/loss", m.step, m.loss_nats);
   tensorboard_->scalar("train/grad_norm", m.step, m.grad_norm);

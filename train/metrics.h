@@ -1,4 +1,5 @@
-// What a run reports: one readable line per log step, the same numbers in RUN/metrics.jsonl, and TensorBoard events.
+// What a run reports: one readable line per log step, the same numbers in RUN/metrics.jsonl, and
+// TensorBoard events.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -15,7 +16,7 @@ struct StepMetrics {
   double tokens_per_s = 0;  // since the last log line; evaluation and saving do not count
   double mfu = 0;           // share of the peak, 0..1; 0 unknown
   double memory_bytes = 0, data_wait_ms = 0, eta_s = 0;
-  std::string data_hash;    // running hash over all samples so far
+  std::string data_hash;  // running hash over all samples so far
 };
 
 class Metrics {
@@ -23,7 +24,8 @@ class Metrics {
   // Drops lines of steps after `resume_step` that a killed session left in metrics.jsonl.
   Metrics(const std::string& run_dir, int64_t resume_step, bool tensorboard);
   void step(const StepMetrics& metrics);
-  // Any other event: evaluation, samples, checkpoint, spike, resume. `event` names it; logged by the caller.
+  // Any other event: evaluation, samples, checkpoint, spike, resume. `event` names it; logged by
+  // the caller.
   void event(const std::string& event, int64_t step, nlohmann::json fields);
 
  private:

@@ -14,19 +14,22 @@ namespace {
 constexpr int64_t kAlign = 128;  // elements: 256 bytes of bf16, 512 of fp32
 }
 
-ParameterStore::ParameterStore(LanguageModel& model, at::Device device, at::ScalarType compute_dtype, uint64_t seed,
-                               bool with_optimizer) {
+ParameterStore::ParameterStore(LanguageModel& model, at::Device device,
+                               at::ScalarType compute_dtype, uint64_t seed, bool with_optimizer) {
   std::vector<Parameter*> ordered = model.parameters();
   for (Parameter* parameter : ordered) declared_.push_back({parameter, 0, parameter->numel()});
   std::stable_sort(ordered.begin(), ordered.end(), [](const Parameter* a, const Parameter* b) {
-    return std::pair(!a->options.decay, a->options.lr_factor) < std::pair(!b->options.decay, b->options.lr_factor);
+    return std::pair(!a->options.decay, a->options.lr_factor) <
+           std::pair(!b->options.decay, b->options.lr_factor);
   });
   for (Parameter* parameter : ordered) {
     slots_.push_back({parameter, n_flat_, parameter->numel()});
     n_flat_ += (parameter->numel() + kAlign - 1) / kAlign * kAlign;
   }
   for (Slot& slot : declared_)
-    slot.offset = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& s) { return s.parameter == slot.parameter; })->offset;
+    slot.offset = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& s) {
+                    return s.parameter == slot.parameter;
+                  })->offset;
 
   const auto wide = compute_dtype == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor host = at::zeros({n_flat_}, wide);
@@ -59,7 +62,8 @@ std::vector<AdamwGroup> ParameterStore::groups(double weight_decay) const {
     const auto& options = slot.parameter->options;
     const double decay = options.decay ? weight_decay : 0;
     // Padding between equal neighbours may belong to the group: it holds zeros and stays zero.
-    if (!groups.empty() && groups.back().weight_decay == decay && groups.back().lr_factor == options.lr_factor)
+    if (!groups.empty() && groups.back().weight_decay == decay &&
+        groups.back().lr_factor == options.lr_factor)
       groups.back().end = slot.offset + slot.numel;
     else
       groups.push_back({slot.offset, slot.offset + slot.numel, decay, options.lr_factor});
@@ -74,7 +78,8 @@ void ParameterStore::sync_compute() {
 std::vector<NamedTensor> ParameterStore::named_masters() const {
   std::vector<NamedTensor> named;
   for (const Slot& slot : declared_)
-    named.push_back({slot.parameter->name, master.narrow(0, slot.offset, slot.numel).view(slot.parameter->shape)});
+    named.push_back({slot.parameter->name,
+                     master.narrow(0, slot.offset, slot.numel).view(slot.parameter->shape)});
   return named;
 }
 

@@ -1,6 +1,7 @@
-// All parameters of a model in flat, 256-byte aligned buffers: fp32 master, compute copy (the master itself for fp32), fp32
-// gradient, Adam moments. Parameter::value and ::grad are views of them, so the optimizer, norms, communication and
-// checkpoints are each one operation on one buffer.
+// All parameters of a model in flat, 256-byte aligned buffers: fp32 master, compute copy (the
+// master itself for fp32), fp32 gradient, Adam moments. Parameter::value and ::grad are views of
+// them, so the optimizer, norms, communication and checkpoints are each one operation on one
+// buffer.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -17,9 +18,10 @@ struct NamedTensor;
 
 class ParameterStore {
  public:
-  // Allocates and initialises from `seed`. `compute` is float32, bfloat16 or float64 (then everything is float64).
-  // with_optimizer false: no gradient and moments (evaluation, generation).
-  ParameterStore(LanguageModel& model, at::Device device, at::ScalarType compute, uint64_t seed, bool with_optimizer = true);
+  // Allocates and initialises from `seed`. `compute` is float32, bfloat16 or float64 (then
+  // everything is float64). with_optimizer false: no gradient and moments (evaluation, generation).
+  ParameterStore(LanguageModel& model, at::Device device, at::ScalarType compute, uint64_t seed,
+                 bool with_optimizer = true);
 
   struct Slot {
     Parameter* parameter;
@@ -28,7 +30,8 @@ class ParameterStore {
   const std::vector<Slot>& slots() const { return slots_; }
   int64_t n_flat() const { return n_flat_; }  // length of each buffer, padding included
 
-  at::Tensor master, compute, grad, m, v;  // [n_flat]; `compute` is undefined where the master serves
+  at::Tensor master, compute, grad, m,
+      v;  // [n_flat]; `compute` is undefined where the master serves
 
   // Neighbouring slots of equal treatment; decayed matrices first, then the rest.
   std::vector<AdamwGroup> groups(double weight_decay) const;

@@ -15,14 +15,17 @@
 namespace ceiling {
 
 Peak peak_of(at::Device device, at::ScalarType compute) {
-  const std::string type = compute == at::kBFloat16 ? "bf16" : compute == at::kFloat ? "fp32" : "fp64";
+  const std::string type = compute == at::kBFloat16 ? "bf16"
+                           : compute == at::kFloat  ? "fp32"
+                                                    : "fp64";
   if (device.is_cuda() && compute == at::kBFloat16) {
     // NVIDIA data sheets, dense: H100 SXM and H200 989.4, H100 PCIe 756, A100 312 TFLOP/s.
     const std::string name = device_name(device);
     const std::pair<const char*, double> known[] = {
         {"H100 PCIe", 756e12}, {"H100", 989.4e12}, {"H200", 989.4e12}, {"A100", 312e12}};
     for (const auto& [part, flops] : known)
-      if (name.find(part) != std::string::npos) return {flops, std::string(part) + " data sheet, bf16 dense"};
+      if (name.find(part) != std::string::npos)
+        return {flops, std::string(part) + " data sheet, bf16 dense"};
   }
   at::NoGradGuard no_grad;
   const int64_t n = 1024;
@@ -33,11 +36,12 @@ Peak peak_of(at::Device device, at::ScalarType compute) {
     const auto start = std::chrono::steady_clock::now();
     at::mm(a, a);
     synchronize(device);
-    const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double s =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best_s = std::min(best_s, s), spent_s += s;
   }
-  return {2.0 * n * n * n / best_s,
-          fmt::format("measured: {}^3 matrix product, {}, {} threads", n, type, at::get_num_threads())};
+  return {2.0 * n * n * n / best_s, fmt::format("measured: {}^3 matrix product, {}, {} threads", n,
+                                                type, at::get_num_threads())};
 }
 
 }  // namespace ceiling

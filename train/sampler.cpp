@@ -16,13 +16,20 @@
 namespace ceiling {
 
 void check_sampling(const SamplingOptions& o) {
-  if (!(o.temperature >= 0)) throw Error("temperature: {} is not allowed, must be at least 0 (0 takes the most probable token)", o.temperature);
-  if (o.top_k < 0) throw Error("top-k: {} is not allowed, must be at least 0 (0 allows all tokens)", o.top_k);
-  if (!(o.top_p > 0 && o.top_p <= 1)) throw Error("top-p: {} is not allowed, must be above 0 and at most 1", o.top_p);
-  if (o.max_tokens < 0) throw Error("max-tokens: {} is not allowed, must be at least 0", o.max_tokens);
+  if (!(o.temperature >= 0))
+    throw Error(
+        "temperature: {} is not allowed, must be at least 0 (0 takes the most probable token)",
+        o.temperature);
+  if (o.top_k < 0)
+    throw Error("top-k: {} is not allowed, must be at least 0 (0 allows all tokens)", o.top_k);
+  if (!(o.top_p > 0 && o.top_p <= 1))
+    throw Error("top-p: {} is not allowed, must be above 0 and at most 1", o.top_p);
+  if (o.max_tokens < 0)
+    throw Error("max-tokens: {} is not allowed, must be at least 0", o.max_tokens);
 }
 
-int64_t sample_token(const float* logits, int64_t vocab_size, const SamplingOptions& options, double draw) {
+int64_t sample_token(const float* logits, int64_t vocab_size, const SamplingOptions& options,
+                     double draw) {
   const int64_t best = std::max_element(logits, logits + vocab_size) - logits;
   // Below 1e-4 a difference of 0.01 in logits already weighs e^100: greedy, without the overflow.
   if (options.temperature < 1e-4) return best;
@@ -30,11 +37,15 @@ int64_t sample_token(const float* logits, int64_t vocab_size, const SamplingOpti
   std::iota(order.begin(), order.end(), 0);
   const bool all = options.top_k == 0 || options.top_k >= vocab_size;
   const int64_t keep = all ? vocab_size : options.top_k;
-  const auto above = [&](int64_t a, int64_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
-  if (!all || options.top_p < 1) std::partial_sort(order.begin(), order.begin() + keep, order.end(), above);
+  const auto above = [&](int64_t a, int64_t b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+  };
+  if (!all || options.top_p < 1)
+    std::partial_sort(order.begin(), order.begin() + keep, order.end(), above);
   order.resize(static_cast<size_t>(keep));
   std::vector<double> weight(order.size());
-  for (size_t i = 0; i < order.size(); ++i) weight[i] = std::exp((logits[order[i]] - logits[best]) / options.temperature);
+  for (size_t i = 0; i < order.size(); ++i)
+    weight[i] = std::exp((logits[order[i]] - logits[best]) / options.temperature);
   double total = std::accumulate(weight.begin(), weight.end(), 0.0);
   if (options.top_p < 1) {
     double within = 0;
@@ -49,11 +60,16 @@ int64_t sample_token(const float* logits, int64_t vocab_size, const SamplingOpti
   return order.back();
 }
 
-std::vector<Generation> generate(LanguageModel& model, const std::vector<std::vector<uint32_t>>& prompts, int64_t eos,
-                                 const SamplingOptions& options, at::Device device, GenerateTimes* times,
+std::vector<Generation> generate(LanguageModel& model,
+                                 const std::vector<std::vector<uint32_t>>& prompts, int64_t eos,
+                                 const SamplingOptions& options, at::Device device,
+                                 GenerateTimes* times,
                                  const std::function<void(size_t, uint32_t)>& on_token) {
   check_sampling(options);
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const auto now = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  };
   at::NoGradGuard no_grad;
   const auto rows = static_cast<int64_t>(prompts.size());
   int64_t longest = 0;
@@ -61,7 +77,8 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
     if (prompt.empty()) throw Error("a prompt has no tokens");
     longest = std::max(longest, static_cast<int64_t>(prompt.size()));
   }
-  at::Tensor tokens = at::zeros({rows, longest}, at::kInt), document = at::zeros({rows, longest}, at::kInt);
+  at::Tensor tokens = at::zeros({rows, longest}, at::kInt),
+             document = at::zeros({rows, longest}, at::kInt);
   for (int64_t row = 0; row < rows; ++row) {
     const auto& prompt = prompts[static_cast<size_t>(row)];
     const int64_t pad = longest - static_cast<int64_t>(prompt.size());
@@ -73,7 +90,8 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
   ModelState state;
   std::vector<Generation> out(prompts.size());
   std::vector<RandomStream> draws;
-  for (size_t row = 0; row < prompts.size(); ++row) draws.emplace_back(options.seed, "sample/" + std::to_string(row));
+  for (size_t row = 0; row < prompts.size(); ++row)
+    draws.emplace_back(options.seed, "sample/" + std::to_string(row));
   const double start = now();
   Segments segments = make_segments(document);
   if (segments.any()) {
@@ -93,8 +111,9 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
     for (int64_t row = 0; row < rows; ++row) {
       const auto r = static_cast<size_t>(row);
       if (done[r]) continue;
-      const int64_t token = sample_token(logits.const_data_ptr<float>() + row * logits.size(1), logits.size(1), options,
-                                         draws[r].uniform(static_cast<uint64_t>(n)));
+      const int64_t token =
+          sample_token(logits.const_data_ptr<float>() + row * logits.size(1), logits.size(1),
+                       options, draws[r].uniform(static_cast<uint64_t>(n)));
       next.accessor<int, 2>()[row][0] = static_cast<int>(token);
       if (token == eos) {
         done[r] = out[r].stopped_at_eos = true;
@@ -104,7 +123,9 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
       ++n_decoded;
       if (on_token) on_token(r, static_cast<uint32_t>(token));
     }
-    if (std::all_of(done.begin(), done.end(), [](bool d) { return d; }) || n + 1 == options.max_tokens) break;
+    if (std::all_of(done.begin(), done.end(), [](bool d) { return d; }) ||
+        n + 1 == options.max_tokens)
+      break;
     hidden = model.hidden(next.to(device), Segments{}, &state).select(1, -1);
   }
   if (times) {
@@ -118,8 +139,11 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
 
 std::vector<uint32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& text, bool bos) {
   std::vector<uint32_t> ids = tokenizer.encode(text);
-  if (bos && tokenizer.info().bos >= 0) ids.insert(ids.begin(), static_cast<uint32_t>(tokenizer.info().bos));
-  if (ids.empty()) throw Error("the prompt is empty, and the model was trained without BOS to start from; give some text");
+  if (bos && tokenizer.info().bos >= 0)
+    ids.insert(ids.begin(), static_cast<uint32_t>(tokenizer.info().bos));
+  if (ids.empty())
+    throw Error(
+        "the prompt is empty, and the model was trained without BOS to start from; give some text");
   return ids;
 }
 

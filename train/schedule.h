@@ -1,4 +1,5 @@
-// The learning rate as a function of the step, by closed form: nothing to store, the same after a resume.
+// The learning rate as a function of the step, by closed form: nothing to store, the same after a
+// resume.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -13,7 +14,8 @@ struct Schedule {
   int64_t decay_steps = 0;       // wsd: the last steps, in which it falls linearly
   int64_t steps = 1;             // of the whole run
 
-  // `step` counts from 1. The first step after warm-up has the peak, so a run of one step trains at the peak.
+  // `step` counts from 1. The first step after warm-up has the peak, so a run of one step trains at
+  // the peak.
   double at(int64_t step) const;
 };
 

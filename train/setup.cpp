@@ -46,7 +46,8 @@ at::ScalarType compute_dtype(const std::string& precision, at::Device device) {
   if (precision == "fp32") return at::kFloat;
   if (precision == "bf16") return at::kBFloat16;
   if (!device.is_cpu()) return at::kBFloat16;
-  return at::cpu::is_amx_tile_supported() || at::cpu::is_avx512_bf16_supported() ? at::kBFloat16 : at::kFloat;
+  return at::cpu::is_amx_tile_supported() || at::cpu::is_avx512_bf16_supported() ? at::kBFloat16
+                                                                                 : at::kFloat;
 }
 
 std::string precision_name(at::ScalarType dtype) {
@@ -65,7 +66,8 @@ void ensure_data(const RunConfig& config) {
                      .document_separator = data.document_separator,
                      .min_split_tokens = data.context + 1});
   else if (data.mixture.empty() && !fs::exists(data.path))
-    throw Error("data.path: {} does not exist; make it with `ceiling prepare`, or set data.source", data.path);
+    throw Error("data.path: {} does not exist; make it with `ceiling prepare`, or set data.source",
+                data.path);
 }
 
 LoaderOptions loader_options(const RunConfig& config, Split split, at::Device device) {
@@ -83,13 +85,16 @@ LoaderOptions loader_options(const RunConfig& config, Split split, at::Device de
 }
 
 int64_t vocabulary(const RunConfig& config) {
-  const std::string path = config.data.mixture.empty() ? config.data.path : config.data.mixture[0].path;
+  const std::string path =
+      config.data.mixture.empty() ? config.data.path : config.data.mixture[0].path;
   if (fs::exists(path + "/manifest.json")) return DatasetReader(path).tokenizer().vocab_size;
   if (config.data.tokenizer == "byte") return byte_tokenizer()->info().vocab_size;
   if (config.data.tokenizer.rfind("spm:", 0) == 0)
     if (const auto size = parse_int(config.data.tokenizer.substr(4))) return *size;
-  throw Error("{}: there is no dataset yet, and data.tokenizer '{}' does not tell the vocabulary; run `ceiling prepare` first",
-              path, config.data.tokenizer);
+  throw Error(
+      "{}: there is no dataset yet, and data.tokenizer '{}' does not tell the vocabulary; run "
+      "`ceiling prepare` first",
+      path, config.data.tokenizer);
 }
 
 std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size) {
@@ -100,18 +105,20 @@ std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size
 
 int64_t micro_batch(const RunConfig& config, at::Device device) {
   if (config.train.micro_batch) return *config.train.micro_batch;
-  // A CPU is fastest while a micro-batch's activations stay near its caches; a GPU needs work for all its units.
+  // A CPU is fastest while a micro-batch's activations stay near its caches; a GPU needs work for
+  // all its units.
   const int64_t tokens = device.is_cpu() ? 4096 : 32768;
   return std::clamp<int64_t>(tokens / config.data.context, 1, config.train.global_batch);
 }
 
-std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device, at::ScalarType compute,
-                              const Peak& peak) {
+std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device,
+                                         at::ScalarType compute, const Peak& peak) {
   const int64_t context = config.data.context, micro = micro_batch(config, device);
   const int64_t compute_bytes = static_cast<int64_t>(at::elementSize(compute));
   const auto n = static_cast<double>(model.n_parameters());
   const double flops = 3 * model.flops_per_token(context);
-  const double tokens = static_cast<double>(config.train.global_batch * context) * static_cast<double>(config.total_steps());
+  const double tokens = static_cast<double>(config.train.global_batch * context) *
+                        static_cast<double>(config.total_steps());
   // Every matrix product keeps its input, and what follows it keeps its output.
   double activations = 0;
   std::map<std::pair<bool, double>, std::vector<std::string>> groups;
@@ -125,29 +132,44 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
   const double buffers = n * (compute == at::kBFloat16 ? 18 : 16);
 
   std::vector<DescriptionRow> rows;
-  const auto row = [&](std::string key, std::string value) { rows.push_back({std::move(key), std::move(value)}); };
+  const auto row = [&](std::string key, std::string value) {
+    rows.push_back({std::move(key), std::move(value)});
+  };
   row("architecture", config.model.architecture);
-  row("parameters", fmt::format("{} total, {} without embedding and head", format_thousands(model.n_parameters()),
-                                format_thousands(model.n_non_embedding_parameters())));
-  row("vocabulary", fmt::format("{} tokens ({})", format_thousands(model.options().vocab_size), config.data.tokenizer));
+  row("parameters",
+      fmt::format("{} total, {} without embedding and head", format_thousands(model.n_parameters()),
+                  format_thousands(model.n_non_embedding_parameters())));
+  row("vocabulary", fmt::format("{} tokens ({})", format_thousands(model.options().vocab_size),
+                                config.data.tokenizer));
   for (const auto& [treatment, names] : groups)
-    row(treatment.first ? fmt::format("weight decay {}", config.train.weight_decay) : "no weight decay",
-        fmt::format("{} tensors{}: {}", names.size(), treatment.second == 1 ? "" : fmt::format(", lr x {}", treatment.second),
+    row(treatment.first ? fmt::format("weight decay {}", config.train.weight_decay)
+                        : "no weight decay",
+        fmt::format("{} tensors{}: {}", names.size(),
+                    treatment.second == 1 ? "" : fmt::format(", lr x {}", treatment.second),
                     summarize_names(names)));
-  row("FLOPs per token", fmt::format("{} for training at context {} (3 x forward)", format_count(flops), context));
-  row("decode state", fmt::format("{} per sequence after {} tokens, {} after {}",
-                                  format_bytes(model.state_bytes(context, compute_bytes)), format_thousands(context),
-                                  format_bytes(model.state_bytes(16384, compute_bytes)), format_thousands(16384)));
-  row("steps", fmt::format("{} of {} sequences x {} tokens", format_thousands(config.total_steps()), config.train.global_batch, context));
+  row("FLOPs per token",
+      fmt::format("{} for training at context {} (3 x forward)", format_count(flops), context));
+  row("decode state",
+      fmt::format("{} per sequence after {} tokens, {} after {}",
+                  format_bytes(model.state_bytes(context, compute_bytes)),
+                  format_thousands(context), format_bytes(model.state_bytes(16384, compute_bytes)),
+                  format_thousands(16384)));
+  row("steps", fmt::format("{} of {} sequences x {} tokens", format_thousands(config.total_steps()),
+                           config.train.global_batch, context));
   row("tokens", format_count(tokens));
-  row("micro-batch", fmt::format("{} sequences, {} per step", micro, (config.train.global_batch + micro - 1) / micro));
-  row("precision", fmt::format("{} compute, fp32 master weights, gradients and moments", precision_name(compute)));
-  row("device", device.is_cpu() ? fmt::format("cpu, {} threads", at::get_num_threads()) : device_name(device));
-  row("memory estimate", fmt::format("{}: weights and optimizer {}, activations about {}; {} there",
-                                     format_bytes(buffers + activations), format_bytes(buffers), format_bytes(activations),
-                                     format_bytes(memory_total_bytes(device))));
+  row("micro-batch", fmt::format("{} sequences, {} per step", micro,
+                                 (config.train.global_batch + micro - 1) / micro));
+  row("precision", fmt::format("{} compute, fp32 master weights, gradients and moments",
+                               precision_name(compute)));
+  row("device", device.is_cpu() ? fmt::format("cpu, {} threads", at::get_num_threads())
+                                : device_name(device));
+  row("memory estimate",
+      fmt::format("{}: weights and optimizer {}, activations about {}; {} there",
+                  format_bytes(buffers + activations), format_bytes(buffers),
+                  format_bytes(activations), format_bytes(memory_total_bytes(device))));
   row("total work", fmt::format("{} FLOP", format_count(flops * tokens)));
-  row("mfu", fmt::format("tok/s x FLOPs per token / {} FLOP/s ({})", format_count(peak.flops_per_s), peak.source));
+  row("mfu", fmt::format("tok/s x FLOPs per token / {} FLOP/s ({})", format_count(peak.flops_per_s),
+                         peak.source));
   return rows;
 }
 

@@ -1,4 +1,5 @@
-// What a config describes, made real: device, precision, data, model, buffers. Shared by training, --dry-run and tests.
+// What a config describes, made real: device, precision, data, model, buffers. Shared by training,
+// --dry-run and tests.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -15,7 +16,8 @@
 
 namespace ceiling {
 
-// Threads, device and determinism as the config says. Returns the device; the CUDA library is loaded if it is a GPU.
+// Threads, device and determinism as the config says. Returns the device; the CUDA library is
+// loaded if it is a GPU.
 at::Device setup_device(const RunConfig& config);
 
 // "auto" resolved: bf16 on a GPU and on a CPU with AMX or AVX512-BF16, else fp32.
@@ -27,7 +29,8 @@ void ensure_data(const RunConfig& config);
 
 LoaderOptions loader_options(const RunConfig& config, Split split, at::Device device);
 
-// The vocabulary the model will have: the dataset's, or the tokenizer spec's while the dataset is still to be made.
+// The vocabulary the model will have: the dataset's, or the tokenizer spec's while the dataset is
+// still to be made.
 int64_t vocabulary(const RunConfig& config);
 
 // The model of `config` (its vocab_size and context are filled in).
@@ -37,7 +40,7 @@ std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size
 int64_t micro_batch(const RunConfig& config, at::Device device);
 
 // What will happen, before step 1 and for --dry-run.
-std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device, at::ScalarType compute,
-                              const Peak& peak);
+std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device,
+                                         at::ScalarType compute, const Peak& peak);
 
 }  // namespace ceiling

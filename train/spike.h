@@ -1,4 +1,5 @@
-// Loss spikes: a step whose loss or gradient norm lies far above its recent values is skipped, as llm.c and OLMo do.
+// Loss spikes: a step whose loss or gradient norm lies far above its recent values is skipped, as
+// llm.c and OLMo do.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -9,9 +10,11 @@ namespace ceiling {
 
 class SpikeDetector {
  public:
-  // `window` recent values; a z-score above `threshold` is a spike. Judges only once the window is full.
+  // `window` recent values; a z-score above `threshold` is a spike. Judges only once the window is
+  // full.
   SpikeDetector(int64_t window, double threshold) : window_(window), threshold_(threshold) {}
-  // The z-score if this step is a spike. Values of ordinary steps join the window; those of spikes do not.
+  // The z-score if this step is a spike. Values of ordinary steps join the window; those of spikes
+  // do not.
   std::optional<double> observe(double loss, double grad_norm);
   nlohmann::json save() const;
   void load(const nlohmann::json& state);

@@ -16,7 +16,8 @@ double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-// Protocol-buffer wire format: a tag is field << 3 | type (0 varint, 1 fixed64, 2 bytes, 5 fixed32).
+// Protocol-buffer wire format: a tag is field << 3 | type (0 varint, 1 fixed64, 2 bytes, 5
+// fixed32).
 void varint(std::string& out, uint64_t value) {
   for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
   out += static_cast<char>(value);
@@ -47,14 +48,15 @@ uint32_t crc32c(std::string_view data) {
     return t;
   }();
   uint32_t crc = ~0u;
-  for (const char byte : data) crc = table[(crc ^ static_cast<unsigned char>(byte)) & 0xff] ^ (crc >> 8);
+  for (const char byte : data)
+    crc = table[(crc ^ static_cast<unsigned char>(byte)) & 0xff] ^ (crc >> 8);
   return ~crc;
 }
 
 TensorboardWriter::TensorboardWriter(const std::string& folder) {
   fs::create_directories(folder);
-  const std::string name =
-      fmt::format("{}/events.out.tfevents.{}.{}", folder, static_cast<int64_t>(wall_time()), ::getpid());
+  const std::string name = fmt::format("{}/events.out.tfevents.{}.{}", folder,
+                                       static_cast<int64_t>(wall_time()), ::getpid());
   file_ = std::make_unique<File>(name, "ab");
   event(0, 3, "brain.Event:2");  // file_version opens every event file
 }
@@ -83,7 +85,8 @@ void TensorboardWriter::scalar(std::string_view tag, int64_t step, double value)
 }
 
 void TensorboardWriter::text(std::string_view tag, int64_t step, std::string_view value) {
-  // A string tensor with the "text" plugin's name, which is how TensorBoard tells text from histograms.
+  // A string tensor with the "text" plugin's name, which is how TensorBoard tells text from
+  // histograms.
   std::string plugin_data, metadata, shape, dimension, tensor, entry, summary;
   bytes(plugin_data, 1, "text");
   bytes(metadata, 1, plugin_data);

@@ -1,4 +1,5 @@
-// TensorBoard event files: TFRecord framing around hand-encoded Event messages (tensorflow/core/util/event.proto).
+// TensorBoard event files: TFRecord framing around hand-encoded Event messages
+// (tensorflow/core/util/event.proto).
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -7,7 +7,8 @@ namespace ceiling {
 // Exit codes of a training run. A signal gives 128 + its number after a final save.
 inline constexpr int kFinished = 0, kTimeLimitReached = 3;
 
-// Trains (or continues) the run that `config` describes, in config.run.dir. Error on anything that cannot be honoured.
+// Trains (or continues) the run that `config` describes, in config.run.dir. Error on anything that
+// cannot be honoured.
 int train(RunConfig config);
 
 }  // namespace ceiling

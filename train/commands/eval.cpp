@@ -1,0 +1,158 @@
+// ceiling eval RUN --data DATASET
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "checkpoints/safetensors.h"
+#include "modules/ops/device.h"
+#include "train/command.h"
+#include "train/evaluate.h"
+#include "train/load_model.h"
+#include "train/logging.h"
+#include "train/setup.h"
+
+namespace ceiling {
+namespace {
+
+struct Options {
+  std::string run, data, split = "valid", device = "auto", precision = "fp32",
+                         cross_document = "mask";
+  std::string logits, tokens;
+  int64_t context = 0, batch = 8, samples = 0;
+  bool json = false;
+};
+
+// "1,2,3;4,5" -> rows of ids.
+std::vector<std::vector<uint32_t>> parse_token_rows(const std::string& text, int64_t vocab_size) {
+  std::vector<std::vector<uint32_t>> rows;
+  for (const std::string& row : split(text, ';')) {
+    rows.emplace_back();
+    for (const std::string& word : split(row, ',')) {
+      const auto id = parse_int(word);
+      if (!id || *id < 0 || *id >= vocab_size)
+        throw Error("--tokens: '{}' is no token id below {}; write rows of ids as in 1,2,3;4,5",
+                    word, vocab_size);
+      rows.back().push_back(static_cast<uint32_t>(*id));
+    }
+  }
+  return rows;
+}
+
+// Logits of every position of given token rows, for comparison with other programs.
+int write_logits(const Options& options, const LoadedModel& loaded, at::Device device) {
+  at::NoGradGuard no_grad;
+  std::vector<NamedTensor> out;
+  const auto rows = parse_token_rows(options.tokens, loaded.model->options().vocab_size);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    at::Tensor tokens = at::zeros({1, static_cast<int64_t>(rows[i].size())}, at::kInt);
+    for (size_t t = 0; t < rows[i].size(); ++t)
+      tokens.accessor<int, 2>()[0][static_cast<int64_t>(t)] = static_cast<int>(rows[i][t]);
+    const at::Tensor hidden = loaded.model->hidden(tokens.to(device), Segments{}, nullptr);
+    out.push_back({"logits." + std::to_string(i), loaded.model->logits(hidden).squeeze(0).cpu()});
+  }
+  write_safetensors(options.logits, out);
+  return 0;
+}
+
+int run(const Options& options) {
+  const at::Device device = pick_device(options.device);
+  const LoadedModel loaded =
+      load_model(options.run, device, compute_dtype(options.precision, device));
+  if (!options.logits.empty()) return write_logits(options, loaded, device);
+  if (options.data.empty()) throw Error("--data: name a dataset folder made by `ceiling prepare`");
+  LoaderOptions data;
+  data.parts = {{options.data, 1.0}};
+  data.split = options.split == "train" ? Split::kTrain : Split::kValid;
+  data.context = options.context > 0 ? options.context : loaded.context();
+  data.cross_document = options.cross_document == "allow";
+  const TokenizerInfo theirs = DatasetReader(options.data).tokenizer();
+  const nlohmann::json& ours = loaded.state.at("tokenizer");
+  if (theirs.sha256 != ours.at("sha256"))
+    throw Error(
+        "{}: tokenizer is '{}' (sha256 {}), the model was trained with '{}' ({}); prepare the text "
+        "again with the model's",
+        options.data, theirs.name, theirs.sha256.substr(0, 12), ours.at("name").get<std::string>(),
+        ours.at("sha256").get<std::string>().substr(0, 12));
+  StatusLine status;
+  const EvaluationResult result =
+      evaluate(*loaded.model, data,
+               {.micro_batch = options.batch,
+                .max_samples = options.samples,
+                .on_progress =
+                    [&](double share, const EvaluationResult& so_far) {
+                      status.show(fmt::format("evaluating {:.0f} % | loss {:.4f}", 100 * share,
+                                              so_far.nats));
+                    }},
+               device);
+  status.clear();
+  if (options.json) {
+    std::printf("%s\n", nlohmann::json({{"checkpoint", loaded.path},
+                                        {"data", options.data},
+                                        {"split", options.split},
+                                        {"loss_nats", result.nats},
+                                        {"perplexity", result.perplexity()},
+                                        {"bits_per_byte", result.bits_per_byte},
+                                        {"n_targets", result.n_targets},
+                                        {"n_samples", result.n_samples},
+                                        {"seconds", result.seconds}})
+                            .dump()
+                            .c_str());
+    return 0;
+  }
+  std::printf(
+      "%s",
+      description_text(
+          {{"checkpoint", loaded.path},
+           {"data", fmt::format("{} ({}), context {}", options.data, options.split, data.context)},
+           {"loss", fmt::format("{:.6f} nats per token", result.nats)},
+           {"perplexity", fmt::format("{:.4f}", result.perplexity())},
+           {"bits per byte", result.bits_per_byte > 0 ? fmt::format("{:.4f}", result.bits_per_byte)
+                                                      : "unknown (imported tokens)"},
+           {"targets", format_thousands(result.n_targets)},
+           {"time", fmt::format("{}, {} tok/s", format_duration(result.seconds),
+                                format_thousands(std::llround(
+                                    static_cast<double>(result.n_targets) / result.seconds)))}})
+          .c_str());
+  return 0;
+}
+
+const RegisterCommand kEval(40, "eval", "loss of a trained model on a dataset", [](CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("run", options->run, "run folder (newest valid checkpoint) or one checkpoint")
+      ->required();
+  app.add_option("--data", options->data, "dataset folder");
+  app.add_option("--split", options->split, "train or valid")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"train", "valid"}));
+  app.add_option("--context", options->context, "tokens per sample; 0: as in training")
+      ->capture_default_str();
+  app.add_option("--cross-document", options->cross_document,
+                 "mask or allow, as data.cross_document")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"mask", "allow"}));
+  app.add_option("--batch", options->batch, "samples at a time; does not change the result")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--samples", options->samples, "only the first samples; 0: all")
+      ->capture_default_str();
+  app.add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
+  app.add_option("--precision", options->precision, "fp32, bf16 or auto")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16", "auto"}));
+  app.add_flag("--json", options->json, "print one line of JSON");
+  app.add_option("--logits", options->logits,
+                 "write the logits of --tokens to this safetensors file instead");
+  app.add_option("--tokens", options->tokens, "rows of token ids for --logits, as in 1,2,3;4,5");
+  return [options] {
+    start_logging();
+    return run(*options);
+  };
+});
+
+}  // namespace
+}  // namespace ceiling
