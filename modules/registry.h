@@ -49,6 +49,9 @@ struct Architecture {
   std::string name;     // model.architecture
   std::string summary;  // one line with the paper
   std::function<std::unique_ptr<ModelConfig>()> make_config;
+  // Small models (YAML of the model section) that together cover the architecture's options: the
+  // shared property tests run on each of them, so a new architecture joins them by registering.
+  std::vector<std::string> tiny;
 };
 
 const Architecture& find_architecture(
@@ -60,7 +63,7 @@ void register_architecture(Architecture architecture);
 
 template <class Config>
 struct RegisterArchitecture {
-  RegisterArchitecture(std::string name, std::string summary) {
+  RegisterArchitecture(std::string name, std::string summary, std::vector<std::string> tiny) {
     register_architecture(
         {std::move(name), std::move(summary), [] { return std::make_unique<Config>(); }});
   }

@@ -166,7 +166,9 @@ struct LlamaConfig final : ModelConfig {
 };
 
 const RegisterArchitecture<LlamaConfig> kLlama(
-    "llama", "Transformer baseline: RoPE, SwiGLU, RMSNorm, GQA (arXiv 2302.13971, 2307.09288)");
+    "llama", "Transformer baseline: RoPE, SwiGLU, RMSNorm, GQA (arXiv 2302.13971, 2307.09288)",
+    {"{d_model: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, d_ff: 48}",
+     "{d_model: 32, n_layers: 2, n_heads: 2, tie_embeddings: true, vocab_multiple: 64}"});
 
 }  // namespace
 }  // namespace ceiling
