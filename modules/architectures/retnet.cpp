@@ -77,6 +77,7 @@ struct RetNetConfig final : ModelConfig {
 
   std::unique_ptr<LanguageModel> build() const override;
   HfLayout hf_layout() const override;
+  HfLayout torchscale_layout() const;
   bool from_hf(const nlohmann::json& config) override;
 };
 
@@ -203,10 +204,7 @@ std::unique_ptr<LanguageModel> RetNetConfig::build() const {
 }
 
 HfLayout RetNetConfig::hf_layout() const {
-  if (!fla())
-    throw Error(
-        "model.dialect: torchscale models have no Hugging Face layout; train with dialect fla to "
-        "export");
+  if (!fla()) return torchscale_layout();
   HfLayout layout;
   layout.config = {{"architectures", {"RetNetForCausalLM"}},
                    {"model_type", "retnet"},
@@ -256,8 +254,64 @@ HfLayout RetNetConfig::hf_layout() const {
   return layout;
 }
 
+// The authors' own names (torchscale's state dict); its GLU calls the activated matrix fc1 and the
+// other one gate.
+HfLayout RetNetConfig::torchscale_layout() const {
+  HfLayout layout;
+  layout.config = {{"model_type", "retnet_torchscale"},
+                   {"decoder_embed_dim", d_model},
+                   {"decoder_value_embed_dim", value_width()},
+                   {"decoder_ffn_embed_dim", ff()},
+                   {"decoder_layers", n_layers},
+                   {"decoder_retention_heads", n_heads},
+                   {"activation_fn", "gelu"},
+                   {"layernorm_eps", norm_eps},
+                   {"deepnorm", false},
+                   {"no_scale_embedding", true},
+                   {"max_target_positions", context},
+                   {"share_decoder_input_output_embed", tie_embeddings}};
+  const int64_t d = d_model, v = value_width();
+  layout.tensors.push_back({"embed_tokens.weight", "embedding.weight"});
+  for (int64_t i = 0; i < n_layers; ++i) {
+    const std::string prefix = fmt::format("layers.{}.", i);
+    const auto add = [&](const char* theirs, const char* ours, int64_t begin = 0,
+                         int64_t end = -1) {
+      layout.tensors.push_back({prefix + theirs, prefix + ours, begin, end});
+    };
+    add("retention_layer_norm.weight", "retention_norm.weight");
+    add("retention.q_proj.weight", "retention.qkvg.weight", 0, d);
+    add("retention.k_proj.weight", "retention.qkvg.weight", d, 2 * d);
+    add("retention.v_proj.weight", "retention.qkvg.weight", 2 * d, 2 * d + v);
+    add("retention.g_proj.weight", "retention.qkvg.weight", 2 * d + v, 2 * d + 2 * v);
+    add("retention.out_proj.weight", "retention.out.weight");
+    add("final_layer_norm.weight", "ffn_norm.weight");
+    add("ffn.fc1.weight", "ffn.gate_up.weight", 0, ff());
+    add("ffn.gate.weight", "ffn.gate_up.weight", ff(), 2 * ff());
+    add("ffn.fc2.weight", "ffn.down.weight");
+  }
+  layout.tensors.push_back({"layer_norm.weight", "norm.weight"});
+  if (!tie_embeddings) layout.tensors.push_back({"output_projection.weight", "head.weight"});
+  return layout;
+}
+
 bool RetNetConfig::from_hf(const nlohmann::json& config) {
   const HfConfigReader hf(config);
+  if (hf.is("model_type", "retnet_torchscale")) {
+    hf.require("activation_fn", "gelu");
+    hf.require("deepnorm", false);
+    hf.require("no_scale_embedding", true);
+    dialect = "torchscale";
+    d_model = hf.get<int64_t>("decoder_embed_dim");
+    v_width = hf.get<int64_t>("decoder_value_embed_dim");
+    d_ff = hf.get<int64_t>("decoder_ffn_embed_dim");
+    n_layers = hf.get<int64_t>("decoder_layers");
+    n_heads = hf.get<int64_t>("decoder_retention_heads");
+    norm_eps = hf.get<double>("layernorm_eps", 1e-6);
+    tie_embeddings = hf.get<bool>("share_decoder_input_output_embed", false);
+    vocab_size = hf.get<int64_t>("vocab_size");
+    context = hf.get<int64_t>("max_target_positions", 1024);
+    return true;
+  }
   if (!hf.is("model_type", "retnet")) return false;
   hf.require("hidden_act", "swish");
   hf.require("expand_k", 1.0);
@@ -279,7 +333,11 @@ bool RetNetConfig::from_hf(const nlohmann::json& config) {
 }
 
 const RegisterArchitecture<RetNetConfig> kRetNet(
-    "retnet", "multi-scale retention, fixed decay per head (arXiv 2307.08621)");
+    "retnet", "multi-scale retention, fixed decay per head (arXiv 2307.08621)",
+    {"{d_model: 32, n_layers: 2, n_heads: 2, d_ff: 48, form: chunk, chunk: 16}",
+     "{d_model: 32, n_layers: 2, n_heads: 2, d_ff: 48, form: parallel}",
+     "{d_model: 32, n_layers: 2, n_heads: 2, d_ff: 48, form: recurrent, tie_embeddings: true}",
+     "{d_model: 32, n_layers: 2, n_heads: 2, dialect: torchscale, form: recurrent}"});
 
 }  // namespace
 }  // namespace ceiling
