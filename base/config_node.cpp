@@ -65,8 +65,9 @@ class TreeBuilder final : public YAML::EventHandler {
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (has_root)
       throw Error(
-          "{}: a second YAML document begins here; a configuration is one document, remove the "
-          "'---'",
+          "{}: the YAML document ended above this line (by '---' or wrong indentation); a "
+          "configuration is "
+          "one document",
           where(mark));
   }
   void OnDocumentEnd() override {}
@@ -210,7 +211,8 @@ std::string explain_syntax_error(const std::string& message) {
       {"end of map flow not found", "a '{' without its '}', or a missing ','"},
       {"end of sequence flow not found", "a '[' without its ']', or a missing ','"},
       {"illegal map value", "wrong indentation, or a value with ': ' in it that needs quotes"},
-      {"illegal EOF in scalar", "a quote that is not closed"},
+      {"illegal document indicator in scalar", "a quote at or above this line is never closed"},
+      {"bad file", "lists or maps nested too deeply"},
       {"the referenced anchor is not defined", "no '&name' above for this '*name'"},
       {"unknown token", "a value that begins with this character needs quotes"},
   };
@@ -253,14 +255,20 @@ void check_characters(const std::string& text, const std::string& name) {
 
 // One document, whatever its root; a null root for a document that holds nothing.
 ConfigNode parse_document(const std::string& text, const std::string& name, bool with_lines) {
-  std::istringstream in(text);
+  // The end marker makes yaml-cpp notice a quote that is never closed; without it the rest of the
+  // file is taken as text.
+  std::istringstream in(text + "\n...\n");
   TreeBuilder builder(name, with_lines);
   try {
     YAML::Parser parser(in);
     while (parser.HandleNextDocument(builder)) {
     }
   } catch (const YAML::Exception& problem) {
-    const std::string where = with_lines ? fmt::format("{}:{}", name, problem.mark.line + 1) : name;
+    // What is missing at the end of the file is reported on its last line with text.
+    const auto last = text.begin() + static_cast<std::ptrdiff_t>(text.find_last_not_of(" \n") + 1);
+    const int64_t line =
+        std::min<int64_t>(problem.mark.line, std::count(text.begin(), last, '\n')) + 1;
+    const std::string where = with_lines ? fmt::format("{}:{}", name, line) : name;
     throw Error("{}: not valid YAML: {}", where, explain_syntax_error(problem.msg));
   }
   return std::move(builder.root);
@@ -357,12 +365,15 @@ ConfigNode parse_config_text(const std::string& raw, const std::string& name) {
 
 ConfigNode parse_config_value(const std::string& text, const std::string& where) {
   if (const auto bad = invalid_utf8(text)) throw Error("{}: not UTF-8 text (byte {})", where, *bad);
-  const bool is_yaml = text.find_first_of("[{\"'") == 0;
   ConfigNode node;
-  if (is_yaml)
-    node = parse_document(text, where, /*with_lines=*/false);
-  else if (!text.empty() && text != "~" && text != "null" && text != "Null" && text != "NULL")
+  if (text.find_first_of("[{\"'") == 0) {
+    // As the value of a key, where yaml-cpp's messages fit better than at the root.
+    ConfigNode map = parse_document("value: " + text, where, /*with_lines=*/false);
+    if (map.entries.size() != 1) throw Error("{}: '{}' is more than one value", where, text);
+    node = std::move(map.entries[0].second);
+  } else if (!text.empty() && text != "~" && text != "null" && text != "Null" && text != "NULL") {
     node = ConfigNode::scalar(text);
+  }
   node.where = where;
   return node;
 }
@@ -431,8 +442,8 @@ bool is_plain(const std::string& text) {
   });
 }
 
-std::string scalar_text(const std::string& text) {
-  if (is_plain(text)) return text;
+std::string scalar_text(const std::string& text, bool quoted = false) {
+  if (!quoted && is_plain(text)) return text;
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -456,7 +467,7 @@ std::string flow_text(const ConfigNode& node) {
     case ConfigNode::Kind::kNull:
       return "null";
     case ConfigNode::Kind::kScalar:
-      return scalar_text(node.text);
+      return scalar_text(node.text, node.quoted);
     case ConfigNode::Kind::kList:
       for (const ConfigNode& item : node.items) parts.push_back(flow_text(item));
       return fmt::format("[{}]", join(parts, ", "));

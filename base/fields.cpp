@@ -1,5 +1,6 @@
 #include "base/fields.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -47,6 +48,18 @@ bool read_bool(const ConfigNode& node, const std::string& key) {
   const std::string& text = scalar_of(node, key, "true or false");
   if (text == "true" || text == "false") return text == "true";
   throw Error("{}: '{}' is neither true nor false", place(node, key), text);
+}
+
+// Text that other YAML readers would take for a boolean or a number is written in quotes.
+ConfigNode text_node(const std::string& text) {
+  static const char* kBooleans[] = {"true", "false", "yes", "no", "on", "off", "y", "n"};
+  std::string lower = text;
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  ConfigNode node = ConfigNode::scalar(text);
+  node.quoted = parse_double(text) ||
+                std::find(std::begin(kBooleans), std::end(kBooleans), lower) != std::end(kBooleans);
+  return node;
 }
 
 std::string number_text(int64_t value) { return std::to_string(value); }
@@ -243,7 +256,7 @@ Field& Fields::operator()(const char* name, std::string& member, const char* doc
   field.set = [&member](const ConfigNode& node, const std::string& key) {
     member = scalar_of(node, key, "text");
   };
-  field.get = [&member] { return ConfigNode::scalar(member); };
+  field.get = [&member] { return text_node(member); };
   return add(std::move(field));
 }
 
@@ -259,7 +272,7 @@ Field& Fields::operator()(const char* name, std::string& member, OneOf allowed, 
     const std::string guess = did_you_mean(text, choices);
     throw Error("{}: '{}' is not one of {}{}", place(node, key), text, join(choices, ", "), guess);
   };
-  field.get = [&member] { return ConfigNode::scalar(member); };
+  field.get = [&member] { return text_node(member); };
   return add(std::move(field));
 }
 
@@ -268,7 +281,7 @@ Field& Fields::operator()(const char* name, std::string& member, IsPath, const c
   field.set = [&member](const ConfigNode& node, const std::string& key) {
     member = normal_path(node, key);
   };
-  field.get = [&member] { return ConfigNode::scalar(member); };
+  field.get = [&member] { return text_node(member); };
   return add(std::move(field));
 }
 
@@ -281,7 +294,7 @@ Field& Fields::operator()(const char* name, std::vector<std::string>& member, co
   };
   field.get = [&member] {
     std::vector<ConfigNode> items;
-    for (const std::string& text : member) items.push_back(ConfigNode::scalar(text));
+    for (const std::string& text : member) items.push_back(text_node(text));
     return ConfigNode::list(std::move(items));
   };
   return add(std::move(field));
@@ -364,38 +377,53 @@ std::string dotted(const std::string& prefix, const std::string& name) {
   return prefix.empty() ? name : fmt::format("{}.{}", prefix, name);
 }
 
-// The full name of the key `name` anywhere below `fields`, if there is one.
-std::optional<std::string> find_elsewhere(const std::vector<Field>& fields,
-                                          const std::string& prefix, const std::string& name) {
+// Last part and full name of every key below `fields`.
+void collect_names(const std::vector<Field>& fields, const std::string& prefix,
+                   std::vector<std::string>& last_parts, std::vector<std::string>& full_names) {
   for (const Field& field : fields) {
     const std::string full = dotted(prefix, field.name);
-    if (field.name == name) return full;
-    if (!field.is_section()) continue;
-    if (const auto found = find_elsewhere(field.children, full, name)) return found;
+    full_names.push_back(full);
+    last_parts.push_back(field.name);
+    if (field.is_section()) collect_names(field.children, full, last_parts, full_names);
   }
-  return {};
+}
+
+// "; did you mean 'x'?": the key of that name in another section, the nearest one here, or the
+// nearest elsewhere.
+std::string suggestion(const std::vector<Field>& root, const std::string& root_key,
+                       const std::vector<Field>& fields, const std::string& prefix,
+                       const std::string& name, bool dotted_form) {
+  std::vector<std::string> here, last_parts, full_names;
+  for (const Field& field : fields) here.push_back(field.name);
+  collect_names(root, root_key, last_parts, full_names);
+  const auto same = std::find(last_parts.begin(), last_parts.end(), name);
+  const auto near = nearest(name, here), far = nearest(name, last_parts);
+  const auto full_name = [&](auto place) {
+    return full_names[static_cast<size_t>(place - last_parts.begin())];
+  };
+  std::string guess;
+  if (same != last_parts.end())
+    guess = full_name(same);
+  else if (near)
+    guess = dotted_form ? dotted(prefix, *near) : *near;
+  else if (far)
+    guess = full_name(std::find(last_parts.begin(), last_parts.end(), *far));
+  if (!guess.empty()) return fmt::format("; did you mean '{}'?", guess);
+  return fmt::format("; known keys: {}", join(here, ", "));
 }
 
 [[noreturn]] void refuse_unknown(const std::vector<Field>& root, const std::string& root_key,
                                  const std::vector<Field>& fields, const std::string& prefix,
                                  const std::string& name, const ConfigNode& value) {
-  // On the command line the whole dotted key was written in one place; in a file the line shows the
-  // section.
+  // On the command line the whole dotted key was written in one place; in a file the line is inside
+  // the section.
   const bool dotted_form = value.where == kCommandLine;
-  std::vector<std::string> names;
-  for (const Field& field : fields) names.push_back(field.name);
-  std::string hint;
-  const auto near = nearest(name, names);
-  const auto elsewhere = find_elsewhere(root, root_key, name);
-  if (near) hint = fmt::format("; did you mean '{}'?", dotted_form ? dotted(prefix, *near) : *near);
-  if (elsewhere && (!near || name != *near)) hint = fmt::format("; did you mean '{}'?", *elsewhere);
-  if (value.anchored)
-    hint = "; to share values put them into a file of their own and name it with 'base:'";
-  else if (hint.empty())
-    hint = fmt::format("; known keys: {}", join(names, ", "));
-  throw Error("{}unknown key '{}'{}",
-              dotted_form || prefix.empty() ? place(value, "") + ": " : place(value, prefix) + ": ",
-              dotted_form ? dotted(prefix, name) : name, hint);
+  const std::string hint =
+      value.anchored
+          ? "; to share values put them into a file of their own and name it with 'base:'"
+          : suggestion(root, root_key, fields, prefix, name, dotted_form);
+  if (dotted_form) throw Error("{}: unknown key '{}'{}", value.where, dotted(prefix, name), hint);
+  throw Error("{}: unknown key '{}'{}", place(value, prefix), name, hint);
 }
 
 void parse_level(const std::vector<Field>& root, const std::string& root_key,
