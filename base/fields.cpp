@@ -388,7 +388,7 @@ void collect_names(const std::vector<Field>& fields, const std::string& prefix,
   }
 }
 
-// "; did you mean 'x'?": the key of that name in another section, the nearest one here, or the
+// "; did you mean 'x'?": a key of that name in another section, the nearest one here, or the
 // nearest elsewhere.
 std::string suggestion(const std::vector<Field>& root, const std::string& root_key,
                        const std::vector<Field>& fields, const std::string& prefix,
@@ -396,34 +396,39 @@ std::string suggestion(const std::vector<Field>& root, const std::string& root_k
   std::vector<std::string> here, last_parts, full_names;
   for (const Field& field : fields) here.push_back(field.name);
   collect_names(root, root_key, last_parts, full_names);
-  const auto same = std::find(last_parts.begin(), last_parts.end(), name);
-  const auto near = nearest(name, here), far = nearest(name, last_parts);
-  const auto full_name = [&](auto place) {
-    return full_names[static_cast<size_t>(place - last_parts.begin())];
+  const auto full_name = [&](const std::string& last_part) {
+    const auto at = std::find(last_parts.begin(), last_parts.end(), last_part);
+    return at == last_parts.end() ? "" : full_names[static_cast<size_t>(at - last_parts.begin())];
   };
-  std::string guess;
-  if (same != last_parts.end())
-    guess = full_name(same);
-  else if (near)
-    guess = dotted_form ? dotted(prefix, *near) : *near;
-  else if (far)
-    guess = full_name(std::find(last_parts.begin(), last_parts.end(), *far));
+  std::string guess = full_name(name);
+  if (guess.empty())
+    if (const auto near = nearest(name, here)) guess = dotted_form ? dotted(prefix, *near) : *near;
+  if (guess.empty())
+    if (const auto far = nearest(name, last_parts)) guess = full_name(*far);
   if (!guess.empty()) return fmt::format("; did you mean '{}'?", guess);
   return fmt::format("; known keys: {}", join(here, ", "));
 }
 
 [[noreturn]] void refuse_unknown(const std::vector<Field>& root, const std::string& root_key,
                                  const std::vector<Field>& fields, const std::string& prefix,
-                                 const std::string& name, const ConfigNode& value) {
-  // On the command line the whole dotted key was written in one place; in a file the line is inside
-  // the section.
-  const bool dotted_form = value.where == kCommandLine;
-  const std::string hint =
-      value.anchored
-          ? "; to share values put them into a file of their own and name it with 'base:'"
-          : suggestion(root, root_key, fields, prefix, name, dotted_form);
-  if (dotted_form) throw Error("{}: unknown key '{}'{}", value.where, dotted(prefix, name), hint);
-  throw Error("{}: unknown key '{}'{}", place(value, prefix), name, hint);
+                                 std::string name, const ConfigNode& value) {
+  if (value.anchored)
+    throw Error(
+        "{}: unknown key '{}'; to share values put them into a file of their own and name it with "
+        "'base:'",
+        place(value, prefix), name);
+  if (value.where != kCommandLine)
+    throw Error("{}: unknown key '{}'{}", place(value, prefix), name,
+                suggestion(root, root_key, fields, prefix, name, /*dotted_form=*/false));
+  // On the command line the whole dotted key was written in one place.
+  std::string written = dotted(prefix, name);
+  for (const ConfigNode* below = &value; below->entries.size() == 1;
+       below = &below->entries[0].second) {
+    name = below->entries[0].first;
+    written = dotted(written, name);
+  }
+  throw Error("{}: unknown key '{}'{}", value.where, written,
+              suggestion(root, root_key, fields, prefix, name, /*dotted_form=*/true));
 }
 
 void parse_level(const std::vector<Field>& root, const std::string& root_key,

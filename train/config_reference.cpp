@@ -110,16 +110,16 @@ std::string explain_config(const std::string& topic) {
       names.push_back(key.key);
       names.push_back(last_part(key.key));
       const bool below = key.key.rfind(topic + ".", 0) == 0 || key.key.rfind(topic + "[]", 0) == 0;
-      if (whole || below || topic == key.key || topic == last_part(key.key)) keys += key_text(key);
+      if (whole || below || topic == key.key || topic == last_part(key.key) ||
+          key.key.find("." + topic + ".") != std::string::npos)
+        keys += key_text(key);
     }
     if (!keys.empty()) text += (text.empty() ? "" : "\n") + heading(section) + keys;
   }
-  if (text.empty())
-    throw Error(
-        "'{}' is no configuration key, section or architecture{}; `ceiling config explain` lists "
-        "all",
-        topic, did_you_mean(topic, names));
-  return text;
+  if (!text.empty()) return text;
+  const std::string hint = did_you_mean(topic, names);
+  throw Error("'{}' is no configuration key, section or architecture{}", topic,
+              hint.empty() ? "; `ceiling config explain` lists all" : hint);
 }
 
 namespace {
