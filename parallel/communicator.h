@@ -26,11 +26,11 @@ class SelfCommunicator final : public Communicator {
  public:
   int64_t rank() const override { return 0; }
   int64_t size() const override { return 1; }
-  void all_reduce(at::Tensor&) override {}
-  void reduce_scatter(at::Tensor& out, const at::Tensor& in) override { out.copy_(in); }
-  void all_gather(at::Tensor& out, const at::Tensor& in) override { out.copy_(in); }
-  void broadcast(at::Tensor&, int64_t) override {}
-  void barrier() override {}
+  void all_reduce(at::Tensor& sum) override;
+  void reduce_scatter(at::Tensor& out, const at::Tensor& in) override;
+  void all_gather(at::Tensor& out, const at::Tensor& in) override;
+  void broadcast(at::Tensor& value, int64_t root) override;
+  void barrier() override;
 };
 
 }  // namespace ceiling
