@@ -70,14 +70,14 @@ bool holds(AtLeast range, double value) { return value >= range.low; }
 bool holds(MoreThan range, double value) { return value > range.low; }
 bool holds(Between range, double value) { return value >= range.low && value <= range.high; }
 bool holds(FromBelow range, double value) { return value >= range.low && value < range.high; }
-std::string words(AtLeast range) { return fmt::format("at least {}", format_double(range.low)); }
-std::string words(MoreThan range) { return fmt::format("more than {}", format_double(range.low)); }
+std::string bound(double value) { return fmt::format("{:.12g}", value); }
+std::string words(AtLeast range) { return fmt::format("at least {}", bound(range.low)); }
+std::string words(MoreThan range) { return fmt::format("more than {}", bound(range.low)); }
 std::string words(Between range) {
-  return fmt::format("between {} and {}", format_double(range.low), format_double(range.high));
+  return fmt::format("between {} and {}", bound(range.low), bound(range.high));
 }
 std::string words(FromBelow range) {
-  return fmt::format("at least {} and below {}", format_double(range.low),
-                     format_double(range.high));
+  return fmt::format("at least {} and below {}", bound(range.low), bound(range.high));
 }
 
 template <class Number>

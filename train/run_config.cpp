@@ -74,8 +74,8 @@ void TrainSection::fields(Fields& f) {
   f("global_batch", global_batch, Between{1, 1 << 24},
     "samples per optimizer step, over all processes");
   f("micro_batch", micro_batch, "auto", AtLeast{1},
-    "samples per forward pass; need not divide the batch (30 in 8: 8, 8, 8, 6); auto: what fits in "
-    "memory")
+    "samples per forward pass; need not divide the batch (30 in 8: 8, 8, 8, 6); auto: by device "
+    "and context")
       .free_to_change();
   f("lr", lr, AtLeast{0}, "peak learning rate");
   f("min_lr_ratio", min_lr_ratio, Between{0, 1},
