@@ -63,7 +63,13 @@ ConfigNode text_node(const std::string& text) {
 }
 
 std::string number_text(int64_t value) { return std::to_string(value); }
-std::string number_text(double value) { return format_double(value); }
+// "1.0e-08": without the point, YAML 1.1 readers (PyYAML) take the number for text.
+std::string number_text(double value) {
+  std::string text = format_double(value);
+  if (const size_t e = text.find('e'); e < text.find('.') && e != std::string::npos)
+    text.insert(e, ".0");
+  return text;
+}
 
 // A range: whether it holds a value, and its words.
 bool holds(AtLeast range, double value) { return value >= range.low; }

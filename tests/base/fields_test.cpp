@@ -292,6 +292,14 @@ TEST(FieldsTest, DumpQuotesTextThatOtherReadersTakeForBooleansOrNumbers) {
   EXPECT_NE(text.find("dir: \"010\"\n"), std::string::npos);
 }
 
+TEST(FieldsTest, DumpedNumbersAreNumbersToYaml11ReadersToo) {
+  Example e = parsed("lr: 1e-8\nlimit: 1.5e300\nbeta: 0.5\n");
+  const ConfigNode dump = dump_config(e);
+  EXPECT_EQ(dump.find("lr")->text, "1.0e-08");
+  EXPECT_EQ(dump.find("limit")->text, "1.5e+300");
+  EXPECT_EQ(dump.find("beta")->text, "0.5");
+}
+
 TEST(FieldsTest, MarksOfASectionReachItsKeys) {
   Inner inner;
   Fields f;

@@ -263,7 +263,7 @@ TEST(ConfigReferenceTest, CommittedPageIsWhatTheProgramPrints) {
 TEST(ConfigReferenceTest, TopicsAreSectionsKeysLastPartsAndArchitectures) {
   EXPECT_EQ(explain_config("train.lr"),
             "train: optimizer, schedule, precision\n"
-            "  train.lr  (number, at least 0; default 3e-04)\n"
+            "  train.lr  (number, at least 0; default 3.0e-04)\n"
             "      peak learning rate\n");
   EXPECT_EQ(explain_config("lr"), explain_config("train.lr"));
   EXPECT_NE(explain_config("spike").find("train.spike.policy"), std::string::npos);
