@@ -1,0 +1,85 @@
+// The checkpoints of one run: RUN/checkpoints/step-00001000/, each whole or not there at all.
+// The format is described in docs/checkpoint-format.md.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/files.h"
+#include "checkpoints/checkpoint.h"
+#include "checkpoints/optimizer_shards.h"
+
+namespace ceiling {
+
+// What stays after a save: the newest `keep_last`, multiples of `keep_every` (0: none; such a
+// checkpoint stays for ever), and the one with the lowest validation loss.
+struct Retention {
+  int64_t keep_last = 2, keep_every = 0;
+  bool keep_best = false;
+};
+
+struct CheckpointContent {
+  int64_t step = 0;
+  std::vector<NamedTensor> weights;  // masters by parameter name
+  std::vector<NamedTensor> flat;     // optimizer buffers: this rank's range, 1-D
+  ShardRange range;                  // of `flat`; n_flat 0: one rank, everything
+  std::string layout_hash;           // of the flat buffers
+  // The store itself reads the numbers loss_nats, valid_nats and valid_step (all optional).
+  nlohmann::json state;
+  std::vector<std::pair<std::string, std::string>> files;  // further files: name, content
+  Retention retention;
+};
+
+struct CheckpointInfo {
+  std::string name, path;
+  int64_t step = 0;
+  std::string problem;  // empty: complete (sizes and state were checked, not all hashes)
+  std::string created;  // UTC
+  int64_t size_bytes = 0;
+  bool permanent = false, best = false;
+  std::optional<double> loss_nats, valid_nats;
+};
+
+class CheckpointStore {
+ public:
+  explicit CheckpointStore(std::string folder);  // created by the first save
+  const std::string& folder() const { return folder_; }
+  // One checkpoint by its own folder, whichever run it belongs to.
+  static Checkpoint open(const std::string& path) { return Checkpoint(path); }
+
+  std::vector<CheckpointInfo> list() const;  // by step
+  // The newest checkpoint of which every hash is right, walking back; `on_skip(name, why)` hears of
+  // those that are not. Nothing if there is no checkpoint at all, Error if there are, but none is
+  // good: starting anew over them would be a loss.
+  std::optional<Checkpoint> latest_valid(
+      const std::function<void(const std::string&, const std::string&)>& on_skip) const;
+
+  // Writes a checkpoint of one rank, then removes what retention does not keep. On failure: an
+  // Error with path and bytes, no trace of the new checkpoint, the earlier ones untouched.
+  void save(const CheckpointContent& content);
+
+  // The same in steps, for several ranks: rank 0 begins and tells the others the folder's path,
+  // every rank calls write_optimizer_shard() on it, rank 0 finishes with everyone's records.
+  std::unique_ptr<PendingFolder> begin(int64_t step) const;
+  void finish(PendingFolder& pending, const CheckpointContent& content,
+              std::vector<FileRecord> shards);
+
+  // What saves that were killed have left. Only for the process that alone may save here.
+  void remove_abandoned() const;
+  // Disk that checkpoints of `n_flat` fp32 parameters will still take, one being written included.
+  double bytes_needed(int64_t n_flat, int64_t keep_last) const;
+
+ private:
+  void remove_unkept(const Retention& retention) const;
+  std::string path_of(int64_t step) const { return folder_ + "/" + checkpoint_name(step); }
+  std::string folder_;
+};
+
+}  // namespace ceiling
