@@ -110,7 +110,9 @@ PendingFolder::PendingFolder(const std::string& final_path)
     const std::string name = entry.path().filename().string();
     if (name.rfind(prefix, 0) != 0) continue;
     const auto owner = parse_int(name.substr(prefix.size()));
-    const bool alive = owner && *owner != ::getpid() && ::kill(static_cast<pid_t>(*owner), 0) == 0;
+    // EPERM: it lives, and belongs to another user.
+    const bool alive = owner && *owner > 0 && *owner <= INT32_MAX && *owner != ::getpid() &&
+                       (::kill(static_cast<pid_t>(*owner), 0) == 0 || errno == EPERM);
     if (!alive) fs::remove_all(entry.path(), failure);
   }
   if (!fs::create_directory(pending_, failure))
@@ -139,8 +141,8 @@ void PendingFolder::commit(bool replace) {
   sync_folder(pending_);
   const bool exists = fs::exists(final_);
   if (exists && !replace) throw Error("{}: exists already", final_);
-  // Swapping the names leaves no moment without a whole folder under the final one. Where the file system cannot swap,
-  // the old folder steps aside first.
+  // Swapping the names leaves no moment without a whole folder under the final one. Where the file
+  // system cannot swap, the old folder steps aside first.
   std::string old;
   if (exists) {
     const bool swapped =

@@ -4,16 +4,18 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <mutex>
 
 #include "base/error.h"
 
 namespace ceiling::stop {
 
 namespace {
-std::atomic<int> g_signal{0};          // a signal handler can reach nothing but a global
-std::atomic<int64_t> g_first_ms{0};
+std::atomic<int> g_signal{0};        // a signal handler can reach nothing but a global
+std::atomic<int64_t> g_first_ms{0};  // 0: no signal yet
 
 int64_t now_ms() {
   timespec t{};
@@ -29,13 +31,18 @@ struct PendingPath {
   std::atomic<bool> used{false};
   char path[4096];
 };
+std::mutex g_register_mutex;  // never taken by the handler
 PendingPath g_pending[8];
 
-// Only async-signal-safe calls. The child waits until this process, and with it its writing threads, is gone.
+// Only async-signal-safe calls: _Fork, because fork takes locks of malloc, which the interrupted
+// thread may hold. The child waits until this process, and with it its writing threads, is gone; a
+// third Ctrl-C must not end it before.
 void remove_pending_after_exit() {
   const pid_t parent = getpid();
   for (PendingPath& pending : g_pending) {
-    if (!pending.used || fork() != 0) continue;
+    if (!pending.used || _Fork() != 0) continue;
+    if (!pending.used) _exit(0);  // given up, and perhaps being rewritten, just before the fork
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, SIG_IGN);
     const timespec pause{0, 5'000'000};
     for (int i = 0; i < 400 && getppid() == parent; ++i) nanosleep(&pause, nullptr);
     execl("/bin/rm", "rm", "-rf", "--", pending.path, static_cast<char*>(nullptr));
@@ -44,13 +51,15 @@ void remove_pending_after_exit() {
 }
 
 void handle(int signal) {
-  int none = 0;
-  if (g_signal.compare_exchange_strong(none, signal)) {
-    g_first_ms = now_ms();
+  const int interrupted_errno = errno;
+  int64_t first = 0;
+  if (g_first_ms.compare_exchange_strong(first, now_ms())) {
+    g_signal = signal;
     say("\nstopping (signal received); a second signal exits at once\n");
+    errno = interrupted_errno;
     return;
   }
-  if (now_ms() - g_first_ms < 50) return;
+  if (now_ms() - first < 50) return;
   say("\nexiting at once\n");
   remove_pending_after_exit();
   _exit(128 + signal);
@@ -72,9 +81,13 @@ void check() {
   if (const int signal = g_signal) throw Interrupted(signal);
 }
 
-void reset() { g_signal = 0; }
+void reset() {
+  g_signal = 0;
+  g_first_ms = 0;
+}
 
 void register_pending(const char* path) {
+  const std::lock_guard lock(g_register_mutex);
   for (PendingPath& pending : g_pending) {
     if (pending.used || std::strlen(path) >= sizeof pending.path) continue;
     std::strcpy(pending.path, path);
@@ -84,6 +97,7 @@ void register_pending(const char* path) {
 }
 
 void unregister_pending(const char* path) {
+  const std::lock_guard lock(g_register_mutex);
   for (PendingPath& pending : g_pending)
     if (pending.used && std::strcmp(pending.path, path) == 0) pending.used = false;
 }

@@ -9,18 +9,24 @@
 
 namespace ceiling {
 
+namespace {
+bool is_digit(char c) { return c >= '0' && c <= '9'; }  // isdigit is undefined for bytes over 127
+bool is_sign(char c) { return c == '-' || c == '+'; }
+}  // namespace
+
 std::optional<int64_t> parse_int(std::string_view text) {
   std::string digits;
-  const size_t first = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
+  const size_t first = !text.empty() && is_sign(text[0]) ? 1 : 0;
+  if (text.size() > first && is_sign(text[first])) return {};  // +-3
   for (size_t i = 0; i < text.size(); ++i) {
     const bool between_digits =
-        i > first && i + 1 < text.size() && isdigit(text[i - 1]) && isdigit(text[i + 1]);
+        i > first && i + 1 < text.size() && is_digit(text[i - 1]) && is_digit(text[i + 1]);
     if (text[i] == '_' && between_digits) continue;
     digits += text[i];
   }
   if (first == 1 && digits[0] == '+') digits.erase(0, 1);
   const size_t sign = !digits.empty() && digits[0] == '-' ? 1 : 0;
-  if (digits.size() > sign + 1 && digits[sign] == '0' && isdigit(digits[sign + 1])) return {};
+  if (digits.size() > sign + 1 && digits[sign] == '0' && is_digit(digits[sign + 1])) return {};
   int64_t value = 0;
   const char* end = digits.data() + digits.size();
   const auto [stop, failure] = std::from_chars(digits.data(), end, value);
@@ -28,17 +34,18 @@ std::optional<int64_t> parse_int(std::string_view text) {
   // 2e4 and 2.0e4 name an integer exactly; 1.5 does not.
   if (digits.find_first_of("eE") == std::string::npos) return {};
   const std::optional<double> exact = parse_double(digits);
-  if (!exact || *exact != std::floor(*exact) || std::abs(*exact) > 9007199254740992.0) return {};
+  if (!exact || *exact != std::floor(*exact) || std::abs(*exact) >= 9007199254740992.0) return {};
   return static_cast<int64_t>(*exact);
 }
 
 std::optional<double> parse_double(std::string_view text) {
-  if (!text.empty() && text[0] == '+') text.remove_prefix(1);
-  if (text.empty() || !(isdigit(text[0]) || text[0] == '-' || text[0] == '.')) return {};
+  if (text.size() > 1 && text[0] == '+' && !is_sign(text[1])) text.remove_prefix(1);
+  if (text.empty() || !(is_digit(text[0]) || text[0] == '-' || text[0] == '.')) return {};
   if (text.find_first_of("nNiIxX") != std::string_view::npos) return {};
   double value = 0;
   const auto [stop, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failure != std::errc() || stop != text.data() + text.size() || !std::isfinite(value)) return {};
+  if (failure != std::errc() || stop != text.data() + text.size() || !std::isfinite(value))
+    return {};
   const bool has_digit = text.find_first_of("123456789") != std::string_view::npos &&
                          text.find_first_of("123456789") < text.find_first_of("eE");
   if (value == 0 && has_digit) return {};  // underflow
@@ -54,14 +61,14 @@ std::string format_double(double value) {
 std::string format_bytes(double bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   int unit = 0;
-  while (std::abs(bytes) >= 1024 && unit < 4) bytes /= 1024, ++unit;
+  while (std::abs(bytes) >= (unit ? 1023.95 : 1023.5) && unit < 4) bytes /= 1024, ++unit;
   return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, units[unit]);
 }
 
 std::string format_count(double count) {
   const char* units[] = {"", " k", " M", " G", " T", " P", " E"};
   int unit = 0;
-  while (std::abs(count) >= 1000 && unit < 6) count /= 1000, ++unit;
+  while (std::abs(count) >= (unit ? 999.95 : 999.5) && unit < 6) count /= 1000, ++unit;
   return unit == 0 ? fmt::format("{:.0f}", count) : fmt::format("{:.1f}{}", count, units[unit]);
 }
 
@@ -82,7 +89,8 @@ std::string format_duration(double seconds) {
   return fmt::format("{} d {:02} h", whole / 86400, whole / 3600 % 24);
 }
 
-std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates) {
+std::optional<std::string> nearest(std::string_view word,
+                                   const std::vector<std::string>& candidates) {
   std::optional<std::string> best;
   size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
@@ -93,12 +101,14 @@ std::optional<std::string> nearest(std::string_view word, const std::vector<std:
       row[0] = i + 1;
       for (size_t j = 0; j < candidate.size(); ++j) {
         row[j + 1] = std::min({above[j + 1] + 1, row[j] + 1, above[j] + (word[i] != candidate[j])});
-        const bool swapped = i > 0 && j > 0 && word[i] == candidate[j - 1] && word[i - 1] == candidate[j];
+        const bool swapped =
+            i > 0 && j > 0 && word[i] == candidate[j - 1] && word[i - 1] == candidate[j];
         if (swapped) row[j + 1] = std::min(row[j + 1], before[j - 1] + 1);
       }
       before = above;
       above = row;
     }
+    if (above.back() >= std::max(word.size(), candidate.size())) continue;  // nothing in common
     if (above.back() < best_distance) best = candidate, best_distance = above.back();
   }
   return best;

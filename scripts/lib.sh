@@ -55,7 +55,8 @@ run_step() {
       printf '\r\e[K%s' "${line:0:$((${COLUMNS:-$(tput cols 2>/dev/null || echo 80)} - 1))}" >&2
     elif ((SECONDS - shown >= 15)); then
       shown=$SECONDS
-      say "  $((SECONDS - started)) s  $("$status")"
+      line=$("$status")
+      say "  $((SECONDS - started)) s  ${line:0:100}"
     fi
     sleep 0.2
   done

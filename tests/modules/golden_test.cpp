@@ -14,6 +14,7 @@
 #include "modules/registry.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/model.h"
+#include "tests/support/source_dir.h"
 
 namespace ceiling {
 namespace {
@@ -26,7 +27,7 @@ struct Golden {
 };
 
 std::string golden_path(const std::string& name) {
-  return std::string(CEILING_SOURCE_DIR) + "/tests/golden/" + name;
+  return source_dir() + "/tests/golden/" + name;
 }
 
 // The registered architecture that recognises the fixture's config.json, with `override_yaml` keys

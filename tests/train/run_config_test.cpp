@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "train/config_reference.h"
 #include "train/describe.h"
@@ -47,7 +48,7 @@ std::string error_with(const std::string& line) {
 
 std::vector<std::string> config_files() {
   std::vector<std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(CEILING_SOURCE_DIR "/configs"))
+  for (const auto& entry : fs::recursive_directory_iterator(source_dir() + "/configs"))
     if (entry.path().extension() == ".yaml") files.push_back(entry.path().string());
   std::sort(files.begin(), files.end());
   return files;
@@ -204,8 +205,8 @@ TEST(RunConfigTest, ResolvedYamlOfEveryConfigReadsBackTheSame) {
 }
 
 TEST(RunConfigTest, TwinOfTheQuickstartDiffersOnlyInTheModelAndTheFolder) {
-  RunConfig a = load_run_config(CEILING_SOURCE_DIR "/configs/quickstart.yaml");
-  RunConfig b = load_run_config(CEILING_SOURCE_DIR "/configs/quickstart-llama.yaml");
+  RunConfig a = load_run_config(source_dir() + "/configs/quickstart.yaml");
+  RunConfig b = load_run_config(source_dir() + "/configs/quickstart-llama.yaml");
   const ConfigDifference change = difference(a, b);
   for (const ConfigChange& c : change.matters) EXPECT_EQ(c.key.rfind("model.", 0), 0u) << c.key;
   ASSERT_EQ(change.free.size(), 1u);
@@ -256,7 +257,7 @@ TEST(RunConfigTest, WhatTheSamplesOrTheUpdateDependOnMayNotChange) {
 }
 
 TEST(ConfigReferenceTest, CommittedPageIsWhatTheProgramPrints) {
-  EXPECT_EQ(read_file(CEILING_SOURCE_DIR "/docs/config.md"), config_reference_markdown())
+  EXPECT_EQ(read_file(source_dir() + "/docs/config.md"), config_reference_markdown())
       << "run: ./ceiling config explain --markdown > docs/config.md";
 }
 

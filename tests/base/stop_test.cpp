@@ -1,0 +1,132 @@
+#include "base/stop.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "tests/support/temp_dir.h"
+
+namespace ceiling {
+namespace {
+
+// A child process with the handlers installed and a pending folder, which works on until it is
+// stopped, and what it says.
+class Child {
+ public:
+  // `poll`: it looks for the request to stop, as a command does; otherwise it is stuck.
+  Child(const std::string& final_path, bool poll) {
+    int ends[2];
+    EXPECT_EQ(::pipe(ends), 0);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::dup2(ends[1], STDERR_FILENO);
+      ::close(ends[0]);
+      ::close(ends[1]);
+      ::_exit(work(final_path, poll));
+    }
+    ::close(ends[1]);
+    said_ = ends[0];
+    read_until("ready");
+  }
+  ~Child() { ::close(said_); }
+
+  void signal(int number) { ::kill(pid_, number); }
+  // Reads what the child says until it has said this.
+  void read_until(const std::string& text) {
+    char c;
+    while (output_.find(text) == std::string::npos && ::read(said_, &c, 1) == 1) output_ += c;
+    EXPECT_NE(output_.find(text), std::string::npos) << output_;
+  }
+  // The exit code, once the child and whatever cleans up after it are gone: they hold the pipe.
+  int wait() {
+    char c;
+    while (::read(said_, &c, 1) == 1) output_ += c;
+    int status = 0;
+    ::waitpid(pid_, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+  const std::string& output() const { return output_; }
+
+ private:
+  static int work(const std::string& final_path, bool poll) {
+    stop::install_handlers();
+    PendingFolder folder(final_path);
+    write_file_atomic(folder.path() + "/half", "written");
+    [[maybe_unused]] const auto written = ::write(STDERR_FILENO, "ready\n", 6);
+    try {
+      for (;;) {
+        ::usleep(1000);
+        if (poll) stop::check();
+      }
+    } catch (const Interrupted& stopped) {
+      return 100 + stopped.signal;
+    }
+  }
+
+  pid_t pid_ = 0;
+  int said_ = -1;
+  std::string output_;
+};
+
+// Signals nearer than 50 ms to each other count as one.
+void let_the_first_signal_age() { std::this_thread::sleep_for(std::chrono::milliseconds(60)); }
+
+class StopTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(StopTest, TheFirstSignalIsSeenByTheWorkWhichEndsCleanly) {
+  const TempDir temp;
+  Child child(temp / "final", /*poll=*/true);
+  child.signal(GetParam());
+  EXPECT_EQ(child.wait(), 100 + GetParam());
+  EXPECT_NE(child.output().find("a second signal exits at once"), std::string::npos);
+  EXPECT_TRUE(fs::is_empty(temp.path()));
+}
+
+TEST_P(StopTest, TheSecondSignalExitsAtOnceAndLeavesNoPendingFolder) {
+  const TempDir temp;
+  Child child(temp / "final", /*poll=*/false);
+  child.signal(GetParam());
+  child.read_until("a second signal exits at once");
+  let_the_first_signal_age();
+  EXPECT_FALSE(fs::is_empty(temp.path()));
+  child.signal(GetParam());
+  EXPECT_EQ(child.wait(), 128 + GetParam());
+  EXPECT_TRUE(fs::is_empty(temp.path()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, StopTest, ::testing::Values(SIGINT, SIGTERM, SIGUSR1, SIGHUP));
+
+TEST(StopOnceTest, SignalsThatArriveTogetherCountAsOne) {
+  const TempDir temp;
+  Child child(temp / "final", /*poll=*/true);
+  child.signal(SIGTERM);
+  child.signal(SIGHUP);  // what a closing terminal sends
+  const int code = child.wait();
+  EXPECT_TRUE(code == 100 + SIGTERM || code == 100 + SIGHUP) << code;
+  EXPECT_EQ(child.output().find("exiting at once"), std::string::npos);
+}
+
+TEST(StopOnceTest, AKilledProcessLeavesAFolderThatTheNextOneRemoves) {
+  const TempDir temp;
+  Child child(temp / "final", /*poll=*/false);
+  child.signal(SIGKILL);
+  EXPECT_EQ(child.wait(), -SIGKILL);
+  EXPECT_FALSE(fs::is_empty(temp.path()));
+  PendingFolder(temp / "final").commit();
+  EXPECT_TRUE(fs::exists(temp / "final"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(temp.path()), fs::directory_iterator()), 1);
+}
+
+TEST(StopOnceTest, NothingIsRequestedBeforeASignal) {
+  EXPECT_EQ(stop::requested(), 0);
+  EXPECT_NO_THROW(stop::check());
+}
+
+}  // namespace
+}  // namespace ceiling
