@@ -225,9 +225,13 @@ TEST(FilesTest, AReadOnlyFolderIsNamed) {
   fs::create_directory(temp / "locked");
   fs::permissions(temp / "locked", fs::perms(0555));
   const uid_t user = ::geteuid();
-  if (user == 0) ASSERT_EQ(::seteuid(65534), 0);  // root may write everywhere
+  if (user == 0) {
+    ASSERT_EQ(::seteuid(65534), 0);
+  }  // root may write everywhere
   const std::string error = error_of([&] { require_writable_folder(temp / "locked", "run.dir"); });
-  if (user == 0) ASSERT_EQ(::seteuid(0), 0);
+  if (user == 0) {
+    ASSERT_EQ(::seteuid(0), 0);
+  }
   EXPECT_EQ(error, temp / "locked" + ": run.dir is not writable: Permission denied");
 }
 
