@@ -179,8 +179,10 @@ class FileStream final : public DocumentStream {
   void finish_file() {
     const std::string& path = paths_[next_path_ - 1];
     const int64_t size = file_->bytes().file_bytes_read();
-    files_.push_back(
-        {{"path", path}, {"size_bytes", size}, {"sha256", file_->bytes().file_sha256()}});
+    int64_t ignored = 0;  // a name need not be UTF-8, but JSON must
+    files_.push_back({{"path", repair_utf8(path, &ignored)},
+                      {"size_bytes", size},
+                      {"sha256", file_->bytes().file_sha256()}});
     bytes_done_ += size;
     file_.reset();
   }
