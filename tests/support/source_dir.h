@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "source_dir_path.h"  // written by CMake
+
 namespace ceiling {
 
 inline std::string source_dir() {
