@@ -76,8 +76,7 @@ int thread_count(int wanted) {
   return wanted > 0 ? wanted : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-std::shared_ptr<const Tokenizer> train_tokenizer(const TextSource& source, int64_t vocab_size,
-                                                 int threads) {
+std::shared_ptr<const Tokenizer> train_tokenizer(const TextSource& source, int64_t vocab_size) {
   const double share =
       std::min(1.0, kSampleBytes / static_cast<double>(std::max<int64_t>(1, source.size_bytes())));
   WordCounts words;
@@ -92,7 +91,7 @@ std::shared_ptr<const Tokenizer> train_tokenizer(const TextSource& source, int64
   }
   spdlog::info("training tokenizer spm:{} on {} of text ({:.0f} % of the documents)", vocab_size,
                format_bytes(static_cast<double>(words.n_bytes())), 100 * share);
-  const std::string model = train_sentencepiece(words, vocab_size, threads);
+  const std::string model = train_sentencepiece(std::move(words), vocab_size);
   return sentencepiece_tokenizer(model, fmt::format("spm:{}", vocab_size));
 }
 
@@ -105,7 +104,7 @@ std::shared_ptr<const Tokenizer> make_tokenizer(const TextSource& source,
     if (!vocab_size || *vocab_size < 1 || *vocab_size > (1 << 20))
       throw Error("tokenizer {}: a vocabulary is a number up to {}, as in spm:32000", wanted,
                   1 << 20);
-    return train_tokenizer(source, *vocab_size, thread_count(options.threads));
+    return train_tokenizer(source, *vocab_size);
   }
   if (!wanted.ends_with(".model"))
     throw Error(

@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kMaxWord = 64;                      // bytes; the longest piece has 16 characters
 constexpr size_t kMaxDifferent = size_t{1} << 19;    // words in the table
-constexpr size_t kMaxForTraining = size_t{1} << 18;  // the library takes about 0.5 KB for each
+constexpr size_t kMaxForTraining = size_t{1} << 17;  // the library takes about 1 KB for each
 constexpr int64_t kReservedPieces = 3 + 256;
 constexpr double kCharacterCoverage = 0.9995;  // rarer characters are spelt in bytes
 
@@ -113,28 +113,28 @@ CountedWords cut_at_rare_characters(const CountedWords& words, const CountedWord
 }
 
 // The library's own part. May give fewer pieces than asked for.
-std::string train_on(const CountedWords& words, int64_t vocab_size, int threads) {
+std::string train_on(const CountedWords& words, int64_t vocab_size) {
   WordIterator iterator(words);
   std::string model;
-  const auto status =
-      sentencepiece::SentencePieceTrainer::Train({{"model_type", "bpe"},
-                                                  {"vocab_size", std::to_string(vocab_size)},
-                                                  {"hard_vocab_limit", "false"},
-                                                  {"byte_fallback", "true"},
-                                                  {"character_coverage", "1.0"},
-                                                  {"normalization_rule_name", "identity"},
-                                                  {"add_dummy_prefix", "false"},
-                                                  {"remove_extra_whitespaces", "false"},
-                                                  {"allow_whitespace_only_pieces", "true"},
-                                                  {"split_digits", "true"},
-                                                  {"unk_id", "0"},
-                                                  {"bos_id", "1"},
-                                                  {"eos_id", "2"},
-                                                  {"pad_id", "-1"},
-                                                  {"input_format", "tsv"},
-                                                  {"num_threads", std::to_string(threads)},
-                                                  {"minloglevel", "3"}},
-                                                 &iterator, &model);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(
+      {{"model_type", "bpe"},
+       {"vocab_size", std::to_string(vocab_size)},
+       {"hard_vocab_limit", "false"},
+       {"byte_fallback", "true"},
+       {"character_coverage", "1.0"},
+       {"normalization_rule_name", "identity"},
+       {"add_dummy_prefix", "false"},
+       {"remove_extra_whitespaces", "false"},
+       {"allow_whitespace_only_pieces", "true"},
+       {"split_digits", "true"},
+       {"unk_id", "0"},
+       {"bos_id", "1"},
+       {"eos_id", "2"},
+       {"pad_id", "-1"},
+       {"input_format", "tsv"},
+       {"num_threads", "1"},  // stored in the model, and the merging has one thread anyway
+       {"minloglevel", "3"}},
+      &iterator, &model);
   if (!status.ok())
     throw Error("tokenizer spm:{}: training failed: {}", vocab_size, status.error_message());
   return model;
@@ -179,21 +179,22 @@ void WordCounts::forget_rarest() {
   }
 }
 
-std::vector<std::pair<std::string, int64_t>> WordCounts::most_frequent() const {
+std::vector<std::pair<std::string, int64_t>> WordCounts::take_most_frequent() {
   std::vector<std::pair<std::string, int64_t>> words(counts_.begin(), counts_.end());
+  counts_ = {};
   std::sort(words.begin(), words.end(), more_frequent);
   if (words.size() > kMaxForTraining) words.resize(kMaxForTraining);
   return words;
 }
 
-std::string train_sentencepiece(const WordCounts& words, int64_t vocab_size, int threads) {
+std::string train_sentencepiece(WordCounts words, int64_t vocab_size) {
   const int64_t learnt = vocab_size - kReservedPieces;
   if (learnt < 2)
     throw Error(
         "tokenizer spm:{}: too small; {} pieces are taken by bytes, BOS, EOS and unknown, so the "
         "least is spm:{}",
         vocab_size, kReservedPieces, kReservedPieces + 2);
-  const CountedWords frequent = words.most_frequent();
+  const CountedWords frequent = words.take_most_frequent();
   if (frequent.empty())
     throw Error("tokenizer spm:{}: there is no text to learn words from; use the tokenizer byte",
                 vocab_size);
@@ -201,7 +202,7 @@ std::string train_sentencepiece(const WordCounts& words, int64_t vocab_size, int
   size_t n_characters = characters_to_learn(characters, learnt);
   for (;;) {
     const CountedWords cut = cut_at_rare_characters(frequent, characters, n_characters);
-    const std::string model = train_on(cut, vocab_size, threads);
+    const std::string model = train_on(cut, vocab_size);
     const auto n_pieces =
         static_cast<int64_t>(parse_sentencepiece_model(model, "trained model").pieces.size());
     if (n_pieces == vocab_size) return model;

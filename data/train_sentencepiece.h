@@ -16,8 +16,8 @@ class WordCounts {
  public:
   void add(std::string_view text);
   int64_t n_bytes() const { return n_bytes_; }
-  // The most frequent words, in falling order of count, then of bytes.
-  std::vector<std::pair<std::string, int64_t>> most_frequent() const;
+  // The most frequent words, in falling order of count, then of bytes. Nothing is counted any more.
+  std::vector<std::pair<std::string, int64_t>> take_most_frequent();
 
  private:
   void count(std::string_view word);
@@ -30,8 +30,8 @@ class WordCounts {
 
 // The bytes of a model with `vocab_size` pieces: 0 unknown, 1 BOS, 2 EOS, 3..258 bytes, then the
 // learnt ones. Digits stay alone, spaces stand only at the start of a piece. The same counts give
-// the same model, whatever `threads` is. Error if the words cannot fill the vocabulary, with what
+// the same model. Error if the words cannot fill the vocabulary, with what
 // is possible.
-std::string train_sentencepiece(const WordCounts& words, int64_t vocab_size, int threads);
+std::string train_sentencepiece(WordCounts words, int64_t vocab_size);
 
 }  // namespace ceiling
