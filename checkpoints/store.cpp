@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/stop.h"
 #include "base/text.h"
-#include "checkpoints/commit_replacing.h"
 
 namespace ceiling {
 
@@ -143,7 +142,7 @@ void CheckpointStore::finish(PendingFolder& pending, const CheckpointContent& co
   write_texts(pending.path(), content, manifest.files);
   write_manifest(pending.path(), manifest);
   // Replaces a damaged one of the same step that the resume skipped.
-  commit_replacing(pending, path_of(content.step));
+  pending.commit(/*replace=*/true);
 }
 
 void CheckpointStore::remove_unkept(const Retention& retention) const {
@@ -175,8 +174,8 @@ void CheckpointStore::remove_abandoned() const {
   std::vector<fs::path> abandoned;
   for (const auto& entry : fs::directory_iterator(folder_, failure)) {
     const std::string name = entry.path().filename().string();
-    const size_t suffix = name.find(".tmp-");
-    if (suffix != std::string::npos && checkpoint_step(name.substr(0, suffix)) >= 0)
+    const bool pending = name.find(".tmp-") != std::string::npos;
+    if (pending && checkpoint_step(name.substr(0, name.find('.'))) >= 0)
       abandoned.push_back(entry.path());
   }
   for (const fs::path& path : abandoned) fs::remove_all(path, failure);
