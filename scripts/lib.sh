@@ -11,13 +11,13 @@ die() {
   exit 1
 }
 
-# The step in the background, and the commands that clean up after an interrupt or an error.
+# The step in the background, which leads a process group, and the commands that clean up after an interrupt or an error.
 child=
 on_exit=()
 
 stop_child() {
   if [[ -n $child ]]; then
-    kill -TERM "$child" 2>/dev/null || true
+    kill -TERM -- "-$child" 2>/dev/null || true
     wait "$child" 2>/dev/null || true
     child=
   fi
@@ -47,8 +47,10 @@ run_step() {
   local label=$1 log=$2 status=$3 started=$SECONDS shown=$SECONDS line code=0
   shift 3
   say "$label"
-  "$@" >>"$log" 2>&1 </dev/null 9>&- &
+  set -m # a process group of its own, so that an interrupt ends all of it
+  "$@" >>"$log" 2>&1 </dev/null 8>&- 9>&- &
   child=$!
+  set +m
   while kill -0 "$child" 2>/dev/null; do
     if [[ -t 2 ]]; then
       line="  $((SECONDS - started)) s  $("$status")"
@@ -63,7 +65,7 @@ run_step() {
   wait "$child" || code=$?
   child=
   clear_line
-  if ((code == 0)); then say "  done in $((SECONDS - started)) s"; fi
+  if ((code == 0)); then say "  done in $((SECONDS - started)) s"; else say "  failed after $((SECONDS - started)) s"; fi
   return "$code"
 }
 

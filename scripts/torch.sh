@@ -27,7 +27,8 @@ fetch_wheels() {
   shift
   mkdir -p "$folder/wheels" "$folder/tmp"
   for python in python3 /usr/bin/python3; do # a Python manager may shadow Debian's by one without wheels
-    if TMPDIR=$folder/tmp "$python" -m pip download --disable-pip-version-check --no-cache-dir --only-binary=:all: \
+    [[ $python == python3 || ! $(command -v python3) -ef $python ]] || break
+    if TMPDIR=$folder/tmp "$python" -m pip download --disable-pip-version-check --no-cache-dir --retries 2 --only-binary=:all: \
       --progress-bar off --dest "$folder/wheels" "$@"; then
       got=yes
       break
@@ -93,7 +94,7 @@ fetch_torch() {
 }
 
 torch_failed() {
-  tail -n 8 "$1" >&2
+  grep -v '^WARNING: Retrying' "$1" | tail -n 6 >&2
   die "torch $torch_version could not be fetched; the output above is the end of $1." \
     "Is this machine offline? Run ./ceiling once where it is not, or point to an installed torch $torch_version:" \
     "CEILING_TORCH=<folder that contains torch/> ./ceiling"
