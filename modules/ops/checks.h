@@ -1,0 +1,35 @@
+// What ops share: argument checks and the way from tensors to kernels.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "base/error.h"
+#include "modules/ops/cpu_isa.h"
+
+namespace ceiling {
+
+// kDouble, kFloat or kBFloat16; Error naming the op otherwise.
+inline CpuType cpu_type(const at::Tensor& tensor, const char* op) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble:
+      return CpuType::kDouble;
+    case at::kFloat:
+      return CpuType::kFloat;
+    case at::kBFloat16:
+      return CpuType::kBFloat16;
+    default:
+      throw Error("{}: {} is not supported; use float64, float32 or bfloat16", op,
+                  c10::toString(tensor.scalar_type()));
+  }
+}
+
+// The dtype of statistics, states and weight gradients: float64 for float64, else float32.
+inline at::ScalarType wide_type(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// Rows per task, so that a task is worth its start: about 16k elements.
+inline int64_t row_grain(int64_t row_size) {
+  return std::max<int64_t>(1, 16384 / std::max<int64_t>(row_size, 1));
+}
+
+}  // namespace ceiling

@@ -1,0 +1,66 @@
+#include "modules/ops/device.h"
+
+#include <ATen/Context.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+
+namespace ceiling {
+
+namespace {
+
+bool has_gpu_node() {
+  return std::filesystem::exists("/dev/nvidiactl") || std::filesystem::exists("/dev/nvidia0");
+}
+
+// dlopen once; the text is empty if it worked.
+const std::string& cuda_library() {
+  static const std::string failure = []() -> std::string {
+    // By name: the program's RPATH has its lib folder, and the library's own RPATH has torch.
+    const std::string beside =
+        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "lib/libceiling_cuda.so";
+    if (!std::filesystem::exists(beside))
+      return "this build has no CUDA library (" + beside + "); build where nvcc is installed";
+    if (!dlopen(beside.c_str(), RTLD_NOW | RTLD_GLOBAL)) return dlerror();
+    return "";
+  }();
+  return failure;
+}
+
+}  // namespace
+
+std::string load_cuda() {
+  if (!cuda_library().empty()) return cuda_library();
+  return at::globalContext().hasCUDA()
+             ? ""
+             : "torch finds no usable GPU (see nvidia-smi, and CUDA_VISIBLE_DEVICES)";
+}
+
+at::Device pick_device(const std::string& name) {
+  if (name == "cpu" || (name == "auto" && !has_gpu_node())) return at::kCPU;
+  const std::string problem = load_cuda();
+  if (problem.empty()) return at::Device(at::kCUDA, 0);
+  if (name == "auto") return at::kCPU;
+  throw Error("device cuda: {}", problem);
+}
+
+namespace {
+int index_of(at::Device device) { return device.has_index() ? device.index() : 0; }
+}  // namespace
+
+void* current_stream(at::Device device) { return cuda_runtime.current_stream(index_of(device)); }
+
+std::string device_name(at::Device device) {
+  return device.is_cpu() ? "cpu" : cuda_runtime.device_name(index_of(device));
+}
+
+void synchronize(at::Device device) {
+  if (!device.is_cpu())
+    c10::impl::VirtualGuardImpl(device.type())
+        .synchronizeDevice(static_cast<c10::DeviceIndex>(index_of(device)));
+}
+
+}  // namespace ceiling

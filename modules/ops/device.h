@@ -1,0 +1,46 @@
+// Devices, and the way to kernels that live in libceiling_cuda.so. The program itself links no
+// CUDA: the library is opened when a GPU is to be used, and fills the slots below. So one binary
+// runs with and without a GPU and starts quickly without.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+namespace ceiling {
+
+// "cpu", "cuda", or "auto": a GPU if there is one that can be used. Error for "cuda" where none is,
+// saying why.
+at::Device pick_device(const std::string& name);
+
+// Opens libceiling_cuda.so; before anything asks torch about GPUs. Returns why that is not
+// possible, or nothing.
+std::string load_cuda();
+
+std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "cpu"
+void synchronize(at::Device device);         // waits for all work; nothing on a CPU
+
+// A kernel launcher that libceiling_cuda.so provides:  inline CudaKernel<AdamwParams> adamw_cuda;
+template <class Params>
+struct CudaKernel {
+  void (*launch)(const Params& params, void* stream) = nullptr;
+  // On the current stream of the tensor's device.
+  void operator()(const Params& params, const at::Tensor& on) const;
+};
+
+// Functions of the CUDA runtime that the program reaches through the library.
+struct CudaRuntime {
+  void* (*current_stream)(int device) = nullptr;  // cudaStream_t
+  std::string (*device_name)(int device) = nullptr;
+};
+inline CudaRuntime cuda_runtime;
+
+void* current_stream(at::Device device);  // cudaStream_t
+
+template <class Params>
+void CudaKernel<Params>::operator()(const Params& params, const at::Tensor& on) const {
+  void* stream = current_stream(on.device());
+  TORCH_INTERNAL_ASSERT(launch, "libceiling_cuda.so lacks a kernel");
+  launch(params, stream);
+}
+
+}  // namespace ceiling

@@ -1,0 +1,29 @@
+#pragma once
+#include "modules/ops/activation.h"
+#include "modules/ops/cpu_isa.h"
+
+namespace ceiling {
+
+struct HeadNormGateParams {
+  CpuType type;
+  Activation activation;
+  int64_t rows;        // B T
+  int64_t heads, dim;  // H, V
+  double eps;
+  const void* o;     // [rows, H, V]
+  const void* gate;  // rows of H V, gate_stride apart
+  int64_t gate_stride;
+  const void* weight;     // [V] or null
+  void* y;                // [rows, H V]
+  const void* dy;         // [rows, H V]
+  void* d_o;              // [rows, H, V]
+  void* dgate;            // [rows, H V]
+  void* dweight_partial;  // [blocks, V], float (double); null without weight
+};
+
+constexpr int64_t kHeadNormBlock = 64;  // rows whose weight gradients are added up together; fixed
+
+CEILING_CPU_KERNEL(head_norm_gate_forward, HeadNormGateParams);   // over rows
+CEILING_CPU_KERNEL(head_norm_gate_backward, HeadNormGateParams);  // over blocks
+
+}  // namespace ceiling

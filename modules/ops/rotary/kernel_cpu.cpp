@@ -1,0 +1,96 @@
+// Rotation on a CPU. Bound: memory; q and k are read once and written once, from where the
+// projection left them.
+#include "modules/ops/cpu_math.h"
+#include "modules/ops/rotary/kernels.h"
+
+namespace ceiling::CEILING_ISA {
+
+namespace {
+
+// out = rotation of in by the angle of (cos, sign * sin), times scale.
+template <class T, class A>
+inline void rotate(const T* in, T* out, const A* cosine, const A* sine, int64_t half,
+                   bool interleaved, A sign, A scale) {
+  if (interleaved) {
+    for (int64_t i = 0; i < half; ++i) {
+      const A c = cosine[i] * scale, s = sine[i] * sign * scale, a = load(in, 2 * i),
+              b = load(in, 2 * i + 1);
+      store(out, 2 * i, a * c - b * s);
+      store(out, 2 * i + 1, b * c + a * s);
+    }
+    return;
+  }
+#pragma GCC ivdep
+  for (int64_t i = 0; i < half; ++i) {
+    const A c = cosine[i] * scale, s = sine[i] * sign * scale, a = load(in, i),
+            b = load(in, i + half);
+    store(out, i, a * c - b * s);
+    store(out, i + half, b * c + a * s);
+  }
+}
+
+template <class A>
+struct Angles {
+  const A *cosine, *sine;
+};
+template <class A>
+inline Angles<A> angles_of(const RotaryParams& p, int64_t row) {
+  const int64_t position = p.position ? p.position[row] : row % p.seq_len;
+  const A* cosine = static_cast<const A*>(p.table) + position * p.head_dim;
+  return {cosine, cosine + p.head_dim / 2};
+}
+
+}  // namespace
+
+void rotary_forward(const RotaryParams& p, int64_t begin, int64_t end) {
+  with_type(p.type, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Acc<T>;
+    for (int64_t row = begin; row < end; ++row) {
+      const auto [cosine, sine] = angles_of<A>(p, row);
+      const T* x = static_cast<const T*>(p.x) + row * p.width;
+      for (int64_t h = 0; h < p.n_q_heads + p.n_k_heads; ++h) {
+        const bool is_q = h < p.n_q_heads;
+        T* out = is_q ? static_cast<T*>(p.q) + (row * p.n_q_heads + h) * p.head_dim
+                      : static_cast<T*>(p.k) + (row * p.n_k_heads + h - p.n_q_heads) * p.head_dim;
+        rotate<T, A>(x + h * p.head_dim, out, cosine, sine, p.head_dim / 2, p.interleaved, A(1),
+                     static_cast<A>(is_q ? p.q_scale : p.k_scale));
+      }
+    }
+  });
+}
+
+void rotary_backward(const RotaryParams& p, int64_t begin, int64_t end) {
+  with_type(p.type, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Acc<T>;
+    const int64_t rotated = (p.n_q_heads + p.n_k_heads) * p.head_dim;
+    for (int64_t row = begin; row < end; ++row) {
+      const auto [cosine, sine] = angles_of<A>(p, row);
+      T* dx = static_cast<T*>(p.dx) + row * p.width;
+      for (int64_t h = 0; h < p.n_q_heads + p.n_k_heads; ++h) {
+        const bool is_q = h < p.n_q_heads;
+        const void* from = is_q ? p.dq : p.dk;
+        T* out = dx + h * p.head_dim;
+        if (!from) {
+          for (int64_t i = 0; i < p.head_dim; ++i) out[i] = 0;
+          continue;
+        }
+        const T* in =
+            static_cast<const T*>(from) +
+            (is_q ? row * p.n_q_heads + h : row * p.n_k_heads + h - p.n_q_heads) * p.head_dim;
+        rotate<T, A>(in, out, cosine, sine, p.head_dim / 2, p.interleaved, A(-1),
+                     static_cast<A>(is_q ? p.q_scale : p.k_scale));
+      }
+      T* out = dx + rotated;
+      for (int64_t part = 0; part < p.n_rest; out += p.rest_width[part++]) {
+        const T* in = p.drest[part]
+                          ? static_cast<const T*>(p.drest[part]) + row * p.drest_stride[part]
+                          : nullptr;
+        for (int64_t i = 0; i < p.rest_width[part]; ++i) out[i] = in ? in[i] : T(0);
+      }
+    }
+  });
+}
+
+}  // namespace ceiling::CEILING_ISA

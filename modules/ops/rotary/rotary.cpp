@@ -1,0 +1,179 @@
+#include "modules/ops/rotary/rotary.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/outer.h>
+#include <ATen/ops/stack.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
+
+#include "modules/ops/checks.h"
+#include "modules/ops/rotary/kernels.h"
+
+namespace ceiling {
+
+std::vector<double> rope_frequencies(int64_t head_dim, double base) {
+  std::vector<double> theta;
+  for (int64_t i = 0; i < head_dim / 2; ++i)
+    theta.push_back(std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+  return theta;
+}
+
+std::vector<double> retnet_torchscale_frequencies(int64_t head_dim) {
+  std::vector<double> theta;
+  const int64_t n = head_dim / 2;
+  for (int64_t i = 0; i < n; ++i)
+    theta.push_back(
+        std::pow(10000.0, n == 1 ? 0.0 : -static_cast<double>(i) / static_cast<double>(n - 1)));
+  return theta;
+}
+
+const at::Tensor& RotaryTable::table(int64_t n_positions, at::ScalarType dtype, at::Device device) {
+  at::Tensor& table = tables_[{dtype, device.type()}];
+  if (table.defined() && table.size(0) >= n_positions) return table;
+  const int64_t rows = std::max(n_positions, table.defined() ? 2 * table.size(0) : int64_t{0});
+  const at::Tensor theta =
+      at::from_blob(frequencies_.data(), {static_cast<int64_t>(frequencies_.size())}, at::kDouble);
+  const at::Tensor angle = at::outer(at::arange(rows, at::kDouble), theta);
+  table = at::stack({angle.cos(), angle.sin()}, 1).to(device, dtype);
+  return table;
+}
+
+at::Tensor rotate_reference(const at::Tensor& heads, const at::Tensor& cos, const at::Tensor& sin,
+                            bool interleaved) {
+  if (interleaved) {
+    const at::Tensor pairs = heads.unflatten(-1, {-1, 2});
+    const at::Tensor a = pairs.select(-1, 0), b = pairs.select(-1, 1);
+    return at::stack({a * cos - b * sin, b * cos + a * sin}, -1).flatten(-2);
+  }
+  const auto halves = heads.chunk(2, -1);
+  return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
+}
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct Saved : torch::CustomClassHolder {
+  RotaryLayout layout;
+  at::Tensor position, table;
+  int64_t width = 0;
+  std::vector<int64_t> shape;  // B, T
+};
+
+RotaryParams params_of(const Saved& saved, CpuType type) {
+  RotaryParams p{};
+  p.type = type, p.seq_len = saved.shape[1], p.width = saved.width;
+  p.n_q_heads = saved.layout.n_q_heads, p.n_k_heads = saved.layout.n_k_heads,
+  p.head_dim = saved.layout.head_dim;
+  p.interleaved = saved.layout.interleaved, p.q_scale = saved.layout.q_scale,
+  p.k_scale = saved.layout.k_scale;
+  p.table = saved.table.const_data_ptr();
+  p.position = saved.position.defined() ? saved.position.const_data_ptr<int>() : nullptr;
+  return p;
+}
+
+// Outputs q, k, then the rest as detached views of x.
+class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_in,
+                               c10::intrusive_ptr<Saved> saved) {
+    const at::Tensor x = x_in.contiguous();
+    const RotaryLayout& layout = saved->layout;
+    const int64_t batch = x.size(0), seq_len = x.size(1);
+    const at::Tensor q =
+        at::empty({batch, seq_len, layout.n_q_heads, layout.head_dim}, x.options());
+    const at::Tensor k =
+        at::empty({batch, seq_len, layout.n_k_heads, layout.head_dim}, x.options());
+    RotaryParams p = params_of(*saved, cpu_type(x, "rotary"));
+    p.x = x.const_data_ptr(), p.q = q.mutable_data_ptr(), p.k = k.mutable_data_ptr();
+    at::parallel_for(0, batch * seq_len, row_grain(p.width),
+                     [&](int64_t b, int64_t e) { rotary_forward(p, b, e); });
+    ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
+    ctx->set_materialize_grads(false);
+    variable_list out = {q, k};
+    int64_t at_channel = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
+    for (const int64_t width : layout.rest) {
+      out.push_back(x.detach().narrow(2, at_channel, width));
+      at_channel += width;
+    }
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved =
+        c10::static_intrusive_pointer_cast<Saved>(ctx->saved_data["saved"].toCapsule());
+    const RotaryLayout& layout = saved->layout;
+    at::TensorOptions options;
+    for (at::Tensor& grad : grads)
+      if (grad.defined()) options = grad.options();
+    const at::Tensor dx = at::empty({saved->shape[0], saved->shape[1], saved->width}, options);
+    RotaryParams p = params_of(*saved, cpu_type(dx, "rotary"));
+    for (size_t i = 0; i < 2; ++i)
+      if (grads[i].defined()) grads[i] = grads[i].contiguous();
+    p.dq = grads[0].defined() ? grads[0].const_data_ptr() : nullptr;
+    p.dk = grads[1].defined() ? grads[1].const_data_ptr() : nullptr;
+    std::vector<const void*> parts;
+    std::vector<int64_t> strides;
+    for (size_t i = 2; i < grads.size(); ++i) {
+      at::Tensor& grad = grads[i];
+      // Rows with one stride are read where they are (the value gradient is a slice of
+      // attention's).
+      const bool regular =
+          grad.defined() && grad.stride(2) == 1 && grad.stride(0) == grad.stride(1) * grad.size(1);
+      if (grad.defined() && !regular) grad = grad.contiguous();
+      parts.push_back(grad.defined() ? grad.const_data_ptr() : nullptr);
+      strides.push_back(grad.defined() ? grad.stride(1) : 0);
+    }
+    p.drest = parts.data(), p.drest_stride = strides.data(), p.rest_width = layout.rest.data();
+    p.n_rest = static_cast<int64_t>(layout.rest.size());
+    p.dx = dx.mutable_data_ptr();
+    at::parallel_for(0, saved->shape[0] * saved->shape[1], row_grain(p.width),
+                     [&](int64_t b, int64_t e) { rotary_backward(p, b, e); });
+    return {dx, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, RotaryTable& table,
+                          const RotaryLayout& layout) {
+  int64_t width = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
+  for (const int64_t part : layout.rest) width += part;
+  if (x.dim() != 3 || x.size(2) != width) throw Error("rotary: x must be [B, T, {}]", width);
+  if (layout.head_dim % 2 != 0)
+    throw Error("rotary: head_dim {} is odd; rotary positions need pairs", layout.head_dim);
+  const int64_t n_positions = position.defined() ? position.max().item<int>() + 1 : x.size(1);
+  const at::Tensor& angles = table.table(n_positions, wide_type(x), x.device());
+  if (x.device().is_cpu()) {
+    auto saved = c10::make_intrusive<Saved>();
+    saved->layout = layout, saved->table = angles, saved->width = width,
+    saved->shape = {x.size(0), x.size(1)};
+    if (position.defined()) saved->position = position.to(at::kInt).contiguous();
+    const variable_list out = SplitRotaryFn::apply(x, saved);
+    return {out[0], out[1], {out.begin() + 2, out.end()}};
+  }
+  // [B or 1, T, 1, head_dim / 2]
+  const at::Tensor rows = position.defined() ? angles.index({position.to(at::kLong)})
+                                             : angles.narrow(0, 0, x.size(1)).unsqueeze(0);
+  const at::Tensor cos = rows.select(2, 0).unsqueeze(2), sin = rows.select(2, 1).unsqueeze(2);
+  std::vector<int64_t> widths = {layout.n_q_heads * layout.head_dim,
+                                 layout.n_k_heads * layout.head_dim};
+  widths.insert(widths.end(), layout.rest.begin(), layout.rest.end());
+  const auto parts = x.split_with_sizes(widths, 2);
+  const auto rotated = [&](const at::Tensor& part, double scale) {
+    const at::Tensor heads = part.unflatten(2, {-1, layout.head_dim}).to(wide_type(x));
+    return (rotate_reference(heads, cos, sin, layout.interleaved) * scale).to(x.scalar_type());
+  };
+  return {rotated(parts[0], layout.q_scale),
+          rotated(parts[1], layout.k_scale),
+          {parts.begin() + 2, parts.end()}};
+}
+
+}  // namespace ceiling
