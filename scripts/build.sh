@@ -65,11 +65,12 @@ build_failed() {
 configure() {
   local cuda=auto cached=$root/build/CMakeCache.txt
   [[ -e $torch/torch/lib/libtorch_cuda.so ]] || cuda=off
-  if [[ -e $cached ]] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$cached"; then
-    say "this clone has moved: building it anew"
-    rm -rf "$cached" "$root/build/CMakeFiles"
+  if [[ -e $root/build/build.ninja ]] && grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$cached" &&
+    grep -qxF "CEILING_TORCH:PATH=$torch" "$cached"; then
+    return
   fi
-  if [[ -e $root/build/build.ninja && -e $cached ]] && grep -qxF "CEILING_TORCH:PATH=$torch" "$cached"; then return; fi
+  # Another clone's build, or another torch: paths of the old one are everywhere in it. ccache keeps this quick.
+  find "$root/build" -mindepth 1 -maxdepth 1 ! -name 'launcher.*' ! -name '*.log' -exec rm -rf {} +
   if ! command -v nvcc >/dev/null && [[ -z ${CUDACXX:-} && -x /usr/local/cuda/bin/nvcc ]]; then
     export CUDACXX=/usr/local/cuda/bin/nvcc
   fi

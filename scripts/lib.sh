@@ -48,7 +48,7 @@ run_step() {
   shift 3
   say "$label"
   set -m # a process group of its own, so that an interrupt ends all of it
-  "$@" >>"$log" 2>&1 </dev/null 8>&- 9>&- &
+  "$@" >>"$log" 2>&1 </dev/null & # it holds our locks: should this script be killed, the next one waits for it
   child=$!
   set +m
   while kill -0 "$child" 2>/dev/null; do
