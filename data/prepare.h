@@ -11,8 +11,9 @@
 namespace ceiling {
 
 struct PrepareOptions {
-  std::string tokenizer;  // "byte", "spm:VOCAB" (trained on the text) or the path of a .model file
-  std::string path;       // of the dataset
+  std::string tokenizer =
+      "";                 // "byte", "spm:VOCAB" (trained on the text) or the path of a .model file
+  std::string path = "";  // of the dataset
   double valid_share = 0.01;
   bool bos = true;  // each document begins with BOS; it always ends with EOS
   int threads = 0;  // 0: one per core; does not change the result

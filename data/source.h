@@ -12,13 +12,13 @@ struct SourceRequest {
   // bible-kjv: the King James Bible (Debian's package of that name), a document per chapter.
   // dict-gcide: the GNU Collaborative International Dictionary of English (package dict-gcide), a
   // document per word. Anything else: text files, as `ceiling prepare --input` takes them.
-  std::string source;
-  std::string tokenizer;  // as PrepareOptions; may be empty if the dataset is there
-  std::string path;       // of the dataset
+  std::string source = "";
+  std::string tokenizer = "";  // as PrepareOptions; may be empty if the dataset is there
+  std::string path = "";       // of the dataset
   double valid_share = 0;
   bool bos = true;
   std::string text_key = "text";
-  std::string document_separator;  // as TextOptions, with \n written or meant
+  std::string document_separator = "";  // as TextOptions, with \n written or meant
   int64_t min_split_tokens = 2;
 };
 

@@ -16,7 +16,7 @@ namespace ceiling {
 
 struct TextOptions {
   std::string text_key = "text";
-  std::string document_separator;  // for .txt; "\n\n": a blank line
+  std::string document_separator = "";  // for .txt; "\n\n": a blank line
   bool replace_invalid = false;  // malformed UTF-8 and lone surrogates become U+FFFD, else an Error
   int64_t max_document_bytes = int64_t{256} << 20;  // a longer one is an Error, which bounds memory
 };
