@@ -114,12 +114,15 @@ std::shared_ptr<const Tokenizer> make_tokenizer(const TextSource& source,
   return sentencepiece_tokenizer(read_file(path), path);
 }
 
-std::vector<uint32_t> encode_document(const Tokenizer& tokenizer, bool bos,
-                                      const std::string& text) {
-  std::vector<uint32_t> tokens = tokenizer.encode(text);
-  if (bos) tokens.insert(tokens.begin(), static_cast<uint32_t>(tokenizer.info().bos));
-  tokens.push_back(static_cast<uint32_t>(tokenizer.info().eos));
-  return tokens;
+// BOS, tokens, EOS. In pieces, because a long document's tokens are not to be copied.
+void write_document(DatasetWriter& writer, const TokenizerInfo& tokenizer, bool bos, Split split,
+                    std::span<const uint32_t> tokens, size_t n_text_bytes) {
+  const auto first = static_cast<uint32_t>(tokenizer.bos),
+             last = static_cast<uint32_t>(tokenizer.eos);
+  if (bos) writer.append(split, {&first, 1});
+  writer.append(split, tokens);
+  writer.append(split, {&last, 1});
+  writer.end_document(split, static_cast<int64_t>(n_text_bytes));
 }
 
 void require_enough(const PrepareOptions& options, const PrepareSummary& summary,
@@ -196,15 +199,15 @@ PrepareSummary prepare(const TextSource& source, const PrepareOptions& options,
     };
     pipeline.transform = [&](Batch& batch) {
       for (const std::string& text : batch.texts) {
-        batch.tokens.push_back(encode_document(*tokenizer, options.bos, text));
+        batch.tokens.push_back(tokenizer->encode(text));
         const bool valid = hash_of(text).for_split >= 1 - options.valid_share;
         batch.splits.push_back(valid ? Split::kValid : Split::kTrain);
       }
     };
     pipeline.consume = [&](Batch& batch) {
       for (size_t i = 0; i < batch.texts.size(); ++i)
-        writer.add_document(batch.splits[i], batch.tokens[i],
-                            static_cast<int64_t>(batch.texts[i].size()));
+        write_document(writer, tokenizer->info(), options.bos, batch.splits[i], batch.tokens[i],
+                       batch.texts[i].size());
       bytes_written += batch.n_bytes;
     };
     pipeline.while_waiting = [&] {
