@@ -62,7 +62,7 @@ const RegisterCommand kPrepare(10, "prepare", "text to a dataset of tokens", [](
       ->check(CLI::IsMember({"error", "replace"}));
   app.add_flag("--no-bos", options->no_bos, "no BOS before a document");
   app.add_option("--max-document-bytes", options->text.max_document_bytes,
-                 "a longer document is an error; memory grows with it")
+                 "a longer document is an error; memory grows to about 5 times it")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   app.add_option("--shard-tokens", options->prepare.shard_tokens,
