@@ -69,7 +69,7 @@ fetch_torch() {
     # shellcheck disable=SC2329,SC2317
     fetched() { du -sm "$cache" 2>/dev/null | awk '{ print $1 " MiB in the cache" }'; }
     if [[ -e $final/without-cuda ]] && grep -q "^__version__ = '$torch_version" "$final/torch/version.py"; then
-      cp -al "$final" "$partial" # the CPU half is here: add the rest
+      cp -a "$final" "$partial" # the CPU half is here: add the rest (hard links would write into files in use)
       rm -f "$partial/without-cuda"
     else
       need_disk "$cache" 4096 "torch"
