@@ -24,7 +24,7 @@ if(CMAKE_CUDA_COMPILER AND cuda_sources AND NOT CEILING_CUDA STREQUAL "off")
   set(CMAKE_CUDA_ARCHITECTURES OFF)  # 90a below: only the `a` target assembles wgmma
   set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
   enable_language(CUDA)
-  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD 17)
   find_package(CUDAToolkit 13.0 REQUIRED)
   add_library(ceiling_cuda SHARED ${cuda_sources})
   target_compile_options(ceiling_cuda PRIVATE

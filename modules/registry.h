@@ -64,8 +64,8 @@ void register_architecture(Architecture architecture);
 template <class Config>
 struct RegisterArchitecture {
   RegisterArchitecture(std::string name, std::string summary, std::vector<std::string> tiny) {
-    register_architecture(
-        {std::move(name), std::move(summary), [] { return std::make_unique<Config>(); }});
+    register_architecture({std::move(name), std::move(summary),
+                           [] { return std::make_unique<Config>(); }, std::move(tiny)});
   }
 };
 

@@ -252,19 +252,33 @@ int64_t RunConfig::total_steps() const {
   return tokens / tokens_per_step() + (tokens % tokens_per_step() != 0);
 }
 
+namespace {
+// The architecture first: it declares the other keys. `model` is the map of the section.
+void choose_architecture(ModelSection& section, const ConfigNode& model) {
+  ConfigNode only = model;
+  only.entries = {{"architecture", *model.find("architecture")}};
+  parse_config(section, only, "model");
+  section.config = find_architecture(section.architecture).make_config();
+}
+}  // namespace
+
+ModelSection read_model_section(const ConfigNode& node) {
+  if (!node.find("architecture"))
+    throw Error("{}: model.architecture is not set; one of {}", node.where, join(architecture_names(), ", "));
+  ModelSection section;
+  choose_architecture(section, node);
+  parse_config(section, node, "model");
+  section.config->check();
+  return section;
+}
+
 RunConfig read_run_config(const ConfigNode& node) {
   RunConfig config;
   const ConfigNode* model = node.find("model");
   if (model && model->kind == ConfigNode::Kind::kMap) {
-    const ConfigNode* architecture = model->find("architecture");
-    if (!architecture)
-      throw Error("{}: is not set; one of {}", place(node, "model.architecture"),
-                  join(architecture_names(), ", "));
-    // The architecture first: it declares the other keys.
-    ConfigNode only = *model;
-    only.entries = {{"architecture", *architecture}};
-    parse_config(config.model, only, "model");
-    config.model.config = find_architecture(config.model.architecture).make_config();
+    if (!model->find("architecture"))
+      throw Error("{}: is not set; one of {}", place(node, "model.architecture"), join(architecture_names(), ", "));
+    choose_architecture(config.model, *model);
   }
   parse_config(config, node, "");
   config.check(node);

@@ -129,6 +129,8 @@ struct RunConfig {
 // Reads and checks. Each override is "section.key=value".
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides = {});
 RunConfig read_run_config(const ConfigNode& node);
+// The `model` section alone: the architecture, and its keys.
+ModelSection read_model_section(const ConfigNode& node);
 
 // All keys with their values; reading it back gives the same configuration.
 std::string resolved_yaml(RunConfig& config);

@@ -2,11 +2,12 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/cpu/Utils.h>
+#include <cpuid.h>
 
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/text.h"
 #include "data/source.h"
 #include "modules/ops/device.h"
@@ -42,11 +43,19 @@ at::Device setup_device(const RunConfig& config) {
   return device;
 }
 
+namespace {
+// CPUID leaf 7: EDX bit 22. g++ 12 has no __builtin_cpu_supports for it.
+bool has_amx_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
+}
+}  // namespace
+
 at::ScalarType compute_dtype(const std::string& precision, at::Device device) {
   if (precision == "fp32") return at::kFloat;
   if (precision == "bf16") return at::kBFloat16;
   if (!device.is_cpu()) return at::kBFloat16;
-  return at::cpu::is_amx_tile_supported() || at::cpu::is_avx512_bf16_supported() ? at::kBFloat16
+  return __builtin_cpu_supports("avx512bf16") || has_amx_bf16() ? at::kBFloat16
                                                                                  : at::kFloat;
 }
 

@@ -83,7 +83,7 @@ class Trainer {
   void log_step(double loss, double lr, double wait_s);
   void evaluate_and_sample();
   void save(bool last);
-  nlohmann::json state_json() const;
+  nlohmann::json state_json();
   double now_training_s() const { return progress_.train_s + session_train_s_; }
 
   RunConfig config_;
@@ -444,7 +444,7 @@ void Trainer::evaluate_and_sample() {
   }
 }
 
-nlohmann::json Trainer::state_json() const {
+nlohmann::json Trainer::state_json() {
   return {{"step", progress_.step},
           {"optimizer_step", progress_.optimizer_step},
           {"position", progress_.step * config_.train.global_batch},

@@ -121,19 +121,23 @@ class Retention final : public Mixer {
     const int64_t chunk = chunk_.value_or(x.is_cuda() ? 64 : 32);
     at::Tensor o;
     if (fla_) {
-      const auto out = retention(heads.q, heads.k, v, log_decay_,
-                                 state && !state->empty() ? state->tensors[0] : at::Tensor(),
-                                 context.segments, form, chunk);
+      const at::Tensor before = state && !state->empty() ? state->tensors[0] : at::Tensor();
+      const auto out =
+          retention(heads.q, heads.k, v, log_decay_, before, context.segments, form, chunk);
       if (state) state->tensors = {out.state};
       o = out.o;
-    } else {
-      const auto before = state && !state->empty()
-                              ? NormalizedRetentionState{state->tensors[0], state->tensors[1]}
-                              : NormalizedRetentionState{};
-      const auto out = normalized_retention(heads.q, heads.k, v, log_decay_, before,
-                                            context.segments, form, chunk);
+    } else if (state || form == RetentionForm::kRecurrent) {
+      // The authors carry a state in the recurrent form alone.
+      NormalizedRetentionState before;
+      if (state && !state->empty()) before = {state->tensors[0], state->tensors[1]};
+      const auto out = normalized_retention_recurrent(heads.q, heads.k, v, log_decay_, before,
+                                                      context.segments, chunk);
       if (state) state->tensors = {out.state.kv, out.state.scale};
       o = out.o;
+    } else if (form == RetentionForm::kParallel) {
+      o = normalized_retention_parallel(heads.q, heads.k, v, log_decay_, context.segments);
+    } else {
+      o = normalized_retention_chunk(heads.q, heads.k, v, log_decay_, context.segments, chunk);
     }
     return linear(head_norm_gate(o, heads.rest[1], norm_, eps_, Activation::kSilu), out_);
   }

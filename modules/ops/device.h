@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "modules/ops/cuda_kernel.h"
+
 namespace ceiling {
 
 // "cpu", "cuda", or "auto": a GPU if there is one that can be used. Error for "cuda" where none is,
@@ -19,14 +21,6 @@ std::string load_cuda();
 std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "cpu"
 void synchronize(at::Device device);         // waits for all work; nothing on a CPU
 
-// A kernel launcher that libceiling_cuda.so provides:  inline CudaKernel<AdamwParams> adamw_cuda;
-template <class Params>
-struct CudaKernel {
-  void (*launch)(const Params& params, void* stream) = nullptr;
-  // On the current stream of the tensor's device.
-  void operator()(const Params& params, const at::Tensor& on) const;
-};
-
 // Functions of the CUDA runtime that the program reaches through the library.
 struct CudaRuntime {
   void* (*current_stream)(int device) = nullptr;  // cudaStream_t
@@ -36,11 +30,12 @@ inline CudaRuntime cuda_runtime;
 
 void* current_stream(at::Device device);  // cudaStream_t
 
+// Launches on the current stream of the tensor's device.
 template <class Params>
-void CudaKernel<Params>::operator()(const Params& params, const at::Tensor& on) const {
+void launch(const CudaKernel<Params>& kernel, const Params& params, const at::Tensor& on) {
   void* stream = current_stream(on.device());
-  TORCH_INTERNAL_ASSERT(launch, "libceiling_cuda.so lacks a kernel");
-  launch(params, stream);
+  TORCH_INTERNAL_ASSERT(kernel.launch, "libceiling_cuda.so lacks a kernel");
+  kernel.launch(params, stream);
 }
 
 }  // namespace ceiling

@@ -1,0 +1,75 @@
+#include "modules/ops/linear/linear.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "modules/ops/checks.h"
+
+namespace ceiling {
+
+void accumulate_weight_grad(const at::Tensor& grad, const at::Tensor& dy, const at::Tensor& x) {
+  at::Tensor target = grad;
+  if (dy.scalar_type() == grad.scalar_type())
+    target.addmm_(dy.t(), x);
+  else if (dy.is_cuda())
+    at::addmm_out(target, target, dy.t(), x, grad.scalar_type());
+  else
+    target.add_(at::mm(dy.t(), x));
+}
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+
+class LinearFn : public torch::autograd::Function<LinearFn> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& grad, const at::Tensor& residual) {
+    const at::Tensor rows = rows_of(x);
+    auto shape = x.sizes().vec();
+    shape.back() = weight.size(0);
+    ctx->save_for_backward({rows, weight});
+    ctx->saved_data["grad"] = grad;
+    ctx->saved_data["residual"] = residual.defined();
+    ctx->saved_data["shape"] = x.sizes().vec();
+    const at::Tensor y = residual.defined() ? at::addmm(rows_of(residual), rows, weight.t())
+                                            : at::mm(rows, weight.t());
+    return y.view(shape);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor dy = rows_of(grads[0]).contiguous();
+    const at::Tensor dx = at::mm(dy, saved[1]).view(ctx->saved_data["shape"].toIntVector());
+    accumulate_weight_grad(ctx->saved_data["grad"].toTensor(), dy, saved[0]);
+    return {dx, at::Tensor(), at::Tensor(),
+            ctx->saved_data["residual"].toBool() ? grads[0] : at::Tensor()};
+  }
+};
+
+void check(const at::Tensor& x, const Parameter& weight) {
+  if (weight.value.dim() != 2 || x.dim() < 1 || x.size(-1) != weight.value.size(1))
+    throw Error("linear: x has {} channels, {} takes {}", x.dim() < 1 ? 0 : x.size(-1), weight.name,
+                weight.value.size(-1));
+  if (x.scalar_type() != weight.value.scalar_type())
+    throw Error("linear: x is {}, {} is {}", c10::toString(x.scalar_type()), weight.name,
+                c10::toString(weight.value.scalar_type()));
+}
+
+}  // namespace
+
+at::Tensor linear(const at::Tensor& x, const Parameter& weight) {
+  check(x, weight);
+  return LinearFn::apply(x, weight.value, weight.grad, at::Tensor());
+}
+
+at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual) {
+  check(x, weight);
+  return LinearFn::apply(x, weight.value, weight.grad, residual);
+}
+
+}  // namespace ceiling

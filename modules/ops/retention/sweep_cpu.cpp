@@ -1,0 +1,58 @@
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include "modules/ops/checks.h"
+#include "modules/ops/retention/kernels.h"
+#include "modules/ops/retention/sweep.h"
+
+namespace ceiling {
+
+bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query) {
+  const bool narrow = query.scalar_type() == at::kFloat || query.scalar_type() == at::kBFloat16;
+  return query.device().is_cpu() && narrow && setting.log_decay.dim() == 1 &&
+         setting.form != RetentionForm::kParallel;
+}
+
+namespace {
+SweepRows rows_of(const at::Tensor& x) {
+  return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+}
+at::Tensor unit_stride(const at::Tensor& x) {
+  return x.stride(3) == 1 || x.size(3) == 1 ? x : x.contiguous();
+}
+}  // namespace
+
+SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& query_in,
+                      const at::Tensor& key_in, const at::Tensor& value_in,
+                      const at::Tensor& state_in) {
+  const at::Tensor query = unit_stride(query_in), key = unit_stride(key_in),
+                   value = unit_stride(value_in);
+  const int64_t batch = query.size(0), seq_len = query.size(1), heads = query.size(2),
+                m = query.size(3), n = value.size(3);
+  const auto wide = query.options().dtype(at::kFloat);
+  const at::Tensor state = state_in.defined() ? state_in.to(at::kFloat).contiguous() : at::Tensor();
+  const at::Tensor log_decay = setting.log_decay.to(at::kCPU, at::kDouble).contiguous();
+  const at::Tensor start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
+  SweepOutput result{at::empty({batch, seq_len, heads, n}, query.options()),
+                     at::empty({batch, heads, m, n}, wide)};
+  // Two tasks per thread at least, by cutting heads into columns, which are independent of each
+  // other.
+  int64_t splits = 1;
+  while (batch * heads * splits < 2 * at::get_num_threads() && splits * 2 * kSweepLanes <= n)
+    splits *= 2;
+  const int64_t tasks = batch * heads * splits;
+  const at::Tensor workspace = at::empty({tasks, sweep_workspace(m, n)}, wide);
+  SweepParams p{};
+  p.type = cpu_type(query, "retention"), p.backward = time == Time::kBackward;
+  p.seq_len = seq_len, p.heads = heads, p.m = m, p.n = n;
+  p.query = rows_of(query), p.key = rows_of(key), p.value = rows_of(value);
+  p.state_in = state.defined() ? state.const_data_ptr<float>() : nullptr;
+  p.out = result.out.mutable_data_ptr(), p.state_out = result.state.mutable_data_ptr<float>();
+  p.log_decay = log_decay.const_data_ptr<double>();
+  p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
+  p.column_splits = splits, p.workspace = workspace.mutable_data_ptr<float>();
+  at::parallel_for(0, tasks, 1, [&](int64_t b, int64_t e) { retention_sweep(p, b, e); });
+  return result;
+}
+
+}  // namespace ceiling
