@@ -5,9 +5,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checkpoints/safetensors.h"
@@ -54,12 +56,29 @@ struct HfTokenizer {
 };
 
 // Reads tokenizer.model, or finds that an export of ours used bytes. Error if the model file is not
-// one that ceiling runs without loss.
-HfTokenizer read_hf_tokenizer(const std::string& folder, const nlohmann::json& config);
+// one that ceiling runs without loss; ids_only: it is not looked at.
+HfTokenizer read_hf_tokenizer(const std::string& folder, const nlohmann::json& config,
+                              bool ids_only = false);
 
-// Fills `into` (all parameters of the model, by our names) from the folder's safetensors, converted
-// to its dtype. Error that names every tensor missing, left over or of another shape.
-void load_hf_weights(const std::string& folder, const HfLayout& layout,
-                     const std::vector<NamedTensor>& into);
+// The tensors of a folder, one file or shards with an index, as `layout` wants them.
+class HfWeights {
+ public:
+  using Shapes = std::vector<std::pair<std::string, std::vector<int64_t>>>;  // by our names
+
+  // Error that names every tensor missing or left over. Reads headers only.
+  HfWeights(const std::string& folder, HfLayout layout);
+  // Error at the first tensor of another shape: to be called before memory is taken.
+  void check_shapes(const Shapes& parameters) const;
+  // Fills all parameters of the model, converted to their dtype. Same checks.
+  void load(const std::vector<NamedTensor>& into) const;
+
+ private:
+  void add(const std::string& path);
+  void check_names() const;
+  std::string folder_;
+  HfLayout layout_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, const SafetensorsFile*> where_;  // by their name
+};
 
 }  // namespace ceiling

@@ -209,18 +209,22 @@ void write_hf_tokenizer(const std::string& folder, const Tokenizer& tokenizer,
   if (!bytes) write_hashed(folder + "/tokenizer.model", tokenizer.model_file());
 }
 
-HfTokenizer read_hf_tokenizer(const std::string& folder, const nlohmann::json& config) {
+HfTokenizer read_hf_tokenizer(const std::string& folder, const nlohmann::json& config,
+                              bool ids_only) {
   const auto read_if_there = [&](const char* name) {
     const std::string path = folder + "/" + name;
     return fs::exists(path) ? read_file(path) : "";
   };
   const json theirs = json::parse(read_if_there("tokenizer_config.json"), nullptr, false);
-  const json own = theirs.is_object() ? theirs.value(kOwnKey, json()) : json();
+  json own = theirs.is_object() ? theirs.value(kOwnKey, json()) : json();
+  if (!own.is_object() || !own.value("name", json()).is_string() ||
+      !own.value("bos", json()).is_boolean())
+    own = {{"name", ""}};
   const int64_t vocab_size = config.value("vocab_size", int64_t{0});
   HfTokenizer found;
-  found.model_file = read_if_there("tokenizer.model");
-  const std::string name = own.is_object() ? own.value("name", "") : "";
-  if (name == "byte")
+  if (!ids_only) found.model_file = read_if_there("tokenizer.model");
+  const std::string name = own.at("name");
+  if (name == "byte" && !ids_only)
     found.info = byte_tokenizer()->info();
   else if (!found.model_file.empty())
     found.info = sentencepiece_tokenizer(found.model_file,
@@ -235,7 +239,7 @@ HfTokenizer read_hf_tokenizer(const std::string& folder, const nlohmann::json& c
   if (found.info.vocab_size > vocab_size)
     throw Error("{}: the tokenizer has {} ids, the model {}", folder, found.info.vocab_size,
                 vocab_size);
-  found.bos = own.is_object() ? own.value("bos", true) : found.info.bos >= 0;
+  found.bos = own.value("bos", found.info.bos >= 0);
   return found;
 }
 

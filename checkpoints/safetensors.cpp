@@ -260,11 +260,16 @@ at::Tensor SafetensorsFile::read_rows(const std::string& name, int64_t begin, in
   return read_flat(name, begin * row, end * row).view(shape);
 }
 
-void SafetensorsFile::read_into(const std::string& name, at::Tensor value) const {
-  const Entry& entry = at(name);
-  if (value.sizes() != at::IntArrayRef(entry.shape))
+void SafetensorsFile::require_shape(const std::string& name,
+                                    const std::vector<int64_t>& shape) const {
+  if (at(name).shape != shape)
     throw Error("{}: tensor '{}' has shape {}, the model needs {}", path(), name,
-                shape_text(entry.shape), shape_text(value.sizes().vec()));
+                shape_text(at(name).shape), shape_text(shape));
+}
+
+void SafetensorsFile::read_into(const std::string& name, at::Tensor value) const {
+  require_shape(name, value.sizes().vec());
+  const Entry& entry = at(name);
   const bool direct =
       value.device().is_cpu() && value.scalar_type() == entry.dtype && value.is_contiguous();
   if (direct)

@@ -55,6 +55,7 @@ class SafetensorsFile {
   const SafetensorsMetadata& metadata() const { return metadata_; }
   const Entry* find(const std::string& name) const;
   const Entry& at(const std::string& name) const;  // Error if missing
+  void require_shape(const std::string& name, const std::vector<int64_t>& shape) const;
 
   // On the CPU, in the dtype of the file.
   at::Tensor read(const std::string& name) const;

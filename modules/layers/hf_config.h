@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "base/error.h"
 
@@ -29,14 +30,22 @@ class HfConfigReader {
       if (absent) return *absent;
       throw Error("config.json: the key {} is missing", key);
     }
-    try {
-      return config_.at(key).get<Value>();
-    } catch (const nlohmann::json::exception&) {
+    if (!fits<Value>(config_.at(key)))
       throw Error("config.json: {} has an unexpected value {}", key, config_.at(key).dump());
-    }
+    return config_.at(key).get<Value>();
   }
 
  private:
+  // nlohmann would convert between numbers and booleans. Whole numbers are sizes.
+  template <class Value>
+  static bool fits(const nlohmann::json& value) {
+    constexpr int64_t kMostAbsurd = int64_t{1} << 24;
+    if constexpr (std::is_same_v<Value, bool>) return value.is_boolean();
+    if constexpr (std::is_same_v<Value, double>) return value.is_number();
+    if constexpr (std::is_same_v<Value, int64_t>)
+      return value.is_number_integer() && value >= 1 && value <= kMostAbsurd;
+    return value.is_string();
+  }
   const nlohmann::json& config_;
 };
 

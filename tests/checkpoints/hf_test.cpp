@@ -84,8 +84,11 @@ class HfTest : public ::testing::Test {
   std::string import_message() {
     return message_of([&] {
       const HfModel model = read_hf_model(out_);
-      const Tiny target(model.architecture, model.json.at("tie_word_embeddings"), 2);
-      load_hf_weights(out_, model.config->hf_layout(), target.weights);
+      const HfWeights weights(out_, model.config->hf_layout());
+      HfWeights::Shapes shapes;
+      const auto built = model.config->build();
+      for (const Parameter* p : built->parameters()) shapes.emplace_back(p->name, p->shape);
+      weights.check_shapes(shapes);
     });
   }
   TempDir dir_;
@@ -101,7 +104,7 @@ TEST_F(HfTest, ImportGivesBackWhatWasExported) {
       const HfModel model = read_hf_model(out_);
       EXPECT_EQ(model.architecture, architecture);
       EXPECT_EQ(model.config->hf_layout().config, ours.config->hf_layout().config);
-      load_hf_weights(out_, model.config->hf_layout(), theirs.weights);
+      HfWeights(out_, model.config->hf_layout()).load(theirs.weights);
       for (size_t i = 0; i < ours.weights.size(); ++i)
         EXPECT_TRUE(at::equal(ours.weights[i].value, theirs.weights[i].value))
             << architecture << " " << ours.weights[i].name;
@@ -153,7 +156,7 @@ TEST_F(HfTest, PaddingRowsAreLeftOut) {
       weight.value = at::cat({weight.value, at::ones({6, weight.value.size(1)})});
   EXPECT_EQ(padded.save(out_).n_padding_rows, 6);
   Tiny back("llama", false, 2);
-  load_hf_weights(out_, back.config->hf_layout(), back.weights);
+  HfWeights(out_, back.config->hf_layout()).load(back.weights);
   EXPECT_TRUE(at::equal(back.weights[0].value, padded.weights[0].value.narrow(0, 0, kVocab)));
 }
 
@@ -166,7 +169,7 @@ TEST_F(HfTest, ShardsAndIndexHoldTheSameTensorsAsOneFile) {
   EXPECT_EQ(index.at("weight_map").size(), static_cast<size_t>(summary.n_tensors));
   EXPECT_EQ(index.at("metadata").at("total_size"), summary.size_bytes);
   Tiny back("llama", false, 2);
-  load_hf_weights(out_, back.config->hf_layout(), back.weights);
+  HfWeights(out_, back.config->hf_layout()).load(back.weights);
   for (size_t i = 0; i < back.weights.size(); ++i)
     EXPECT_TRUE(at::equal(ours.weights[i].value, back.weights[i].value));
   fs::remove(out_ + fmt::format("/model-00002-of-{:05}.safetensors", summary.n_files));
@@ -216,6 +219,14 @@ TEST_F(HfTest, ConfigsOfOtherModelsAreRefusedWithTheirPath) {
   change_config("attention_bias", true);
   EXPECT_EQ(import_message(),
             out_ + "/config.json: attention_bias is true, only false is supported");
+  change_config("attention_bias", false);
+  for (const json& value : {json(0), json(-8), json(true), json(16.5), json("16"), json(1e15)}) {
+    change_config("hidden_size", value);
+    EXPECT_EQ(import_message(),
+              out_ + "/config.json: hidden_size has an unexpected value " + value.dump());
+  }
+  change_config("hidden_size", 18);
+  EXPECT_EQ(import_message().rfind(out_ + "/model.safetensors: tensor ", 0), 0u);
   change_config("model_type", "gpt2");
   EXPECT_EQ(import_message().rfind(out_ + "/config.json: model_type \"gpt2\" is none of ours (", 0),
             0u);
