@@ -1,5 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # Packages, torch, CMake, Ninja: sourced by the launcher and by scripts that build; `root` is the clone.
+# shellcheck source=scripts/fresh.sh
+source "$root/scripts/fresh.sh"
 # shellcheck source=scripts/lib.sh
 source "$root/scripts/lib.sh"
 # shellcheck source=scripts/packages.sh
@@ -62,27 +64,34 @@ build_failed() {
   die "the build failed; whole log: $build_log"
 }
 
-configure() {
-  local cuda=auto cached=$root/build/CMakeCache.txt
-  [[ -e $torch/torch/lib/libtorch_cuda.so ]] || cuda=off
-  if [[ -e $root/build/build.ninja ]] && grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$cached" &&
-    grep -qxF "CEILING_TORCH:PATH=$torch" "$cached"; then
-    return
-  fi
-  # Another clone's build, or another torch: paths of the old one are everywhere in it. ccache keeps this quick.
-  find "$root/build" -mindepth 1 -maxdepth 1 ! -name 'launcher.*' ! -name '*.log' -exec rm -rf {} +
-  if ! command -v nvcc >/dev/null && [[ -z ${CUDACXX:-} && -x /usr/local/cuda/bin/nvcc ]]; then
-    export CUDACXX=/usr/local/cuda/bin/nvcc
-  fi
-  run_step "configuring with torch from $torch" "$build_log" last_built \
-    cmake -S "$root" -B "$root/build" -G Ninja -DCMAKE_BUILD_TYPE=Release "-DCEILING_TORCH=$torch" -DCEILING_CUDA=$cuda ||
-    build_failed
+# configured OPTION...: this clone's build folder is configured with these values.
+configured() {
+  local option value cached=$root/build/CMakeCache.txt
+  [[ -e $root/build/build.ninja ]] && grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$cached" || return 1
+  for option in "$@"; do
+    option=${option#-D}
+    value=$(sed -n "s/^${option%%=*}:[A-Z]*=//p" "$cached")
+    [[ ${value%%*NOTFOUND} == "${option#*=}" ]] || return 1
+  done
 }
 
-# build TARGET...: needs the lock. The stamp gets the time at which the build began: a file saved during it is newer.
+configure() {
+  local nvcc options
+  nvcc=$(find_nvcc)
+  [[ -e $torch/torch/lib/libtorch_cuda.so ]] || nvcc= # a CPU-only LibTorch
+  options=("-DCEILING_TORCH=$torch" "-DCMAKE_CUDA_COMPILER=$nvcc")
+  if [[ -n ${CXX:-} ]]; then options+=("-DCMAKE_CXX_COMPILER=$(type -P "$CXX")"); fi
+  if configured "${options[@]}"; then return; fi
+  # Another clone's build, another torch or compiler: the old one is everywhere in it. ccache keeps this quick.
+  find "$root/build" -mindepth 1 -maxdepth 1 ! -name 'launcher.*' ! -name '*.log' -exec rm -rf {} +
+  run_step "configuring with torch from $torch" "$build_log" last_built \
+    cmake -S "$root" -B "$root/build" -G Ninja -DCMAKE_BUILD_TYPE=Release "${options[@]}" || build_failed
+}
+
+# build TARGET...: needs the lock. The fingerprint is taken before: a file saved during the build is not in it.
 build() {
-  local began=$root/build/launcher.began count
-  touch "$began"
+  local built count
+  built=$(fingerprint)
   install_packages
   check_tools
   find_torch
@@ -92,7 +101,6 @@ build() {
   count=$(jobs)
   run_step "building $* with $count jobs (log: $build_log)" "$build_log" last_built \
     env NINJA_STATUS='[%f/%t] ' ninja -C "$root/build" -j "$count" "$@" || build_failed
-  printf '%s\n%s\n' "$root" "$torch" >"$began.new"
-  touch -r "$began" "$began.new"
-  mv "$began.new" "$root/build/launcher.stamp"
+  printf '%s\n%s\n' "$torch" "$built" >"$stamp.new"
+  mv "$stamp.new" "$stamp"
 }
