@@ -23,6 +23,7 @@ file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS modules/*.cu modules/cuda*.cpp 
 if(CMAKE_CUDA_COMPILER AND cuda_sources AND NOT CEILING_CUDA STREQUAL "off")
   set(CMAKE_CUDA_ARCHITECTURES OFF)  # 90a below: only the `a` target assembles wgmma
   set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+  set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 17)
   find_package(CUDAToolkit 13.0 REQUIRED)
