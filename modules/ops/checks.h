@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "base/error.h"
 #include "modules/ops/cpu_isa.h"
 
@@ -25,6 +27,11 @@ inline CpuType cpu_type(const at::Tensor& tensor, const char* op) {
 // The dtype of statistics, states and weight gradients: float64 for float64, else float32.
 inline at::ScalarType wide_type(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// For arguments of an autograd Function, which takes no undefined tensor.
+inline std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
 // Rows per task, so that a task is worth its start: about 16k elements.

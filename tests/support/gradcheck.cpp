@@ -140,7 +140,7 @@ void expect_equals_reference(const Op& op, const Reference& reference, const Ten
 }
 
 double usual_tolerance(at::ScalarType dtype) {
-  return dtype == at::kDouble ? 1e-12 : dtype == at::kFloat ? 5e-6 : 0x1p-8;
+  return dtype == at::kDouble ? 1e-12 : dtype == at::kFloat ? 1e-5 : 0x1p-8;
 }
 
 void expect_same_for_any_number_of_threads(const std::function<Tensors()>& run,

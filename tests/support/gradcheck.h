@@ -32,7 +32,7 @@ void expect_equals_reference(const Op& op, const Reference& reference, const Ten
                              const Tensors& weights, at::ScalarType dtype, double tolerance,
                              at::Device device = at::kCPU,
                              std::source_location where = std::source_location::current());
-// float64: 1e-12. float32: 5e-6, sums of a few hundred terms and exp to 2e-7. bfloat16: 2^-8, one
+// float64: 1e-12. float32: 1e-5, sums of a few hundred terms and exp to 2e-7. bfloat16: 2^-8, one
 // rounding to 8 bits.
 double usual_tolerance(at::ScalarType dtype);
 

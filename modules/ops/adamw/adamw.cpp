@@ -13,10 +13,12 @@ namespace ceiling {
 void adamw(const at::Tensor& master, const at::Tensor& grad, const at::Tensor& m,
            const at::Tensor& v, const at::Tensor& compute, const std::vector<AdamwGroup>& groups,
            const AdamwStep& step) {
-  for (const at::Tensor* buffer : {&grad, &m, &v})
+  for (const at::Tensor* buffer : {&master, &grad, &m, &v})
     if (buffer->numel() != master.numel() || buffer->scalar_type() != master.scalar_type() ||
         !buffer->is_contiguous())
       throw Error("adamw: master, grad, m and v must be contiguous, of one dtype and length");
+  if (!master.device().is_cpu() && master.scalar_type() != at::kFloat)
+    throw Error("adamw: on a GPU the buffers must be float32");
   if (compute.defined() &&
       (compute.scalar_type() != at::kBFloat16 || compute.numel() != master.numel()))
     throw Error("adamw: the compute copy must be bfloat16 and as long as the master");

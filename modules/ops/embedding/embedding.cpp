@@ -16,8 +16,9 @@ namespace {
 class EmbeddingFn : public torch::autograd::Function<EmbeddingFn> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& weight,
-                            const at::Tensor& grad, const at::Tensor& tokens, double scale) {
-    ctx->saved_data["grad"] = grad;
+                            const std::optional<at::Tensor>& grad, const at::Tensor& tokens,
+                            double scale) {
+    ctx->saved_data["grad"] = grad.value_or(at::Tensor());
     ctx->saved_data["tokens"] = tokens;
     ctx->saved_data["scale"] = scale;
     const at::Tensor y = at::embedding(weight, tokens);
@@ -56,7 +57,7 @@ at::Tensor embedding(const at::Tensor& tokens, const Parameter& weight, double s
       throw Error("embedding: token {} is outside the vocabulary of {}", low < 0 ? low : high,
                   weight.value.size(0));
   }
-  return EmbeddingFn::apply(weight.value, weight.grad, tokens, scale);
+  return EmbeddingFn::apply(weight.value, if_defined(weight.grad), tokens, scale);
 }
 
 }  // namespace ceiling

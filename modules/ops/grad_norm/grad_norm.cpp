@@ -22,6 +22,8 @@ at::Tensor squared_norm(const at::Tensor& flat) {
                       .flat = flat.const_data_ptr(),
                       .partial = partial.mutable_data_ptr<double>()};
   if (!flat.device().is_cpu()) {
+    if (flat.scalar_type() != at::kFloat)
+      throw Error("squared_norm: on a GPU the buffer must be float32");
     launch(squared_norm_cuda, p, flat);
     return partial.sum();
   }

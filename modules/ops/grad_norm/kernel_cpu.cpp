@@ -1,5 +1,5 @@
-// Bound: memory, one read of the buffer. Squares are added in float lanes within runs of 512, then
-// in double.
+// Bound: memory, one read of the buffer. Squares are taken in double: they neither overflow nor
+// vanish.
 #include "modules/ops/cpu_math.h"
 #include "modules/ops/grad_norm/kernels.h"
 
@@ -12,13 +12,11 @@ void squared_norm_blocks(const SquaredNormParams& p, int64_t begin, int64_t end)
     for (int64_t block = begin; block < end; ++block) {
       const int64_t last =
           (block + 1) * kSquaredNormBlock < p.n ? (block + 1) * kSquaredNormBlock : p.n;
-      double total = 0;
-      for (int64_t i = block * kSquaredNormBlock; i < last; i += 512) {
-        const int64_t run = last - i < 512 ? last - i : 512;
-        total += static_cast<double>(lane_sum<Acc<T>>(
-            run, [&](int64_t j) { return load(flat + i, j) * load(flat + i, j); }));
-      }
-      p.partial[block] = total;
+      const T* run = flat + block * kSquaredNormBlock;
+      p.partial[block] = lane_sum<double>(last - block * kSquaredNormBlock, [&](int64_t j) {
+        const double value = load(run, j);
+        return value * value;
+      });
     }
   });
 }

@@ -36,8 +36,11 @@ HeadNormGateParams params_of(const at::Tensor& o, const at::Tensor& gate, const 
 class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& o_in,
-                            const at::Tensor& gate_in, const at::Tensor& weight,
-                            const at::Tensor& weight_grad, double eps, Activation activation) {
+                            const at::Tensor& gate_in,
+                            const std::optional<at::Tensor>& maybe_weight,
+                            const std::optional<at::Tensor>& weight_grad, double eps,
+                            Activation activation) {
+    const at::Tensor weight = maybe_weight.value_or(at::Tensor());
     const at::Tensor o = o_in.contiguous(), gate = gate_rows(gate_in);
     const at::Tensor y = at::empty({o.size(0), o.size(1), o.size(2) * o.size(3)}, o.options());
     HeadNormGateParams p = params_of(o, gate, weight, eps, activation);
@@ -45,7 +48,7 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
     at::parallel_for(0, p.rows, row_grain(p.heads * p.dim),
                      [&](int64_t b, int64_t e) { head_norm_gate_forward(p, b, e); });
     ctx->save_for_backward({o, gate, weight});
-    ctx->saved_data["grad"] = weight_grad;
+    ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["activation"] = static_cast<int64_t>(activation);
     return y;
@@ -82,10 +85,16 @@ at::Tensor head_norm_gate(const at::Tensor& o, const at::Tensor& gate, const Par
   if (weight && weight->value.numel() != o.size(3))
     throw Error("head_norm_gate: the weight has {} channels, a head {}", weight->value.numel(),
                 o.size(3));
+  if (gate.scalar_type() != o.scalar_type())
+    throw Error("head_norm_gate: o is {}, the gate {}", c10::toString(o.scalar_type()),
+                c10::toString(gate.scalar_type()));
+  if (weight && weight->value.scalar_type() != o.scalar_type())
+    throw Error("head_norm_gate: o is {}, the weight {}", c10::toString(o.scalar_type()),
+                c10::toString(weight->value.scalar_type()));
   if (!o.device().is_cpu())
     return head_norm_gate_reference(o, gate, weight ? use(*weight) : at::Tensor(), eps, activation);
-  return HeadNormGateFn::apply(o, gate, weight ? weight->value : at::Tensor(),
-                               weight ? weight->grad : at::Tensor(), eps, activation);
+  return HeadNormGateFn::apply(o, gate, weight ? if_defined(weight->value) : std::nullopt,
+                               weight ? if_defined(weight->grad) : std::nullopt, eps, activation);
 }
 
 at::Tensor head_norm_gate_reference(const at::Tensor& o, const at::Tensor& gate,

@@ -29,16 +29,17 @@ at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 class LinearFn : public torch::autograd::Function<LinearFn> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& grad, const at::Tensor& residual) {
+                            const std::optional<at::Tensor>& grad,
+                            const std::optional<at::Tensor>& residual) {
     const at::Tensor rows = rows_of(x);
     auto shape = x.sizes().vec();
     shape.back() = weight.size(0);
     ctx->save_for_backward({rows, weight});
-    ctx->saved_data["grad"] = grad;
-    ctx->saved_data["residual"] = residual.defined();
+    ctx->saved_data["grad"] = grad.value_or(at::Tensor());
+    ctx->saved_data["residual"] = residual.has_value();
     ctx->saved_data["shape"] = x.sizes().vec();
-    const at::Tensor y = residual.defined() ? at::addmm(rows_of(residual), rows, weight.t())
-                                            : at::mm(rows, weight.t());
+    const at::Tensor y =
+        residual ? at::addmm(rows_of(*residual), rows, weight.t()) : at::mm(rows, weight.t());
     return y.view(shape);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -64,12 +65,17 @@ void check(const at::Tensor& x, const Parameter& weight) {
 
 at::Tensor linear(const at::Tensor& x, const Parameter& weight) {
   check(x, weight);
-  return LinearFn::apply(x, weight.value, weight.grad, at::Tensor());
+  return LinearFn::apply(x, weight.value, if_defined(weight.grad), std::nullopt);
 }
 
 at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual) {
   check(x, weight);
-  return LinearFn::apply(x, weight.value, weight.grad, residual);
+  auto shape = x.sizes().vec();
+  shape.back() = weight.value.size(0);
+  if (residual.sizes() != at::IntArrayRef(shape) || residual.scalar_type() != x.scalar_type())
+    throw Error("linear: the residual must have the shape and dtype of the product with {}",
+                weight.name);
+  return LinearFn::apply(x, weight.value, if_defined(weight.grad), if_defined(residual));
 }
 
 }  // namespace ceiling

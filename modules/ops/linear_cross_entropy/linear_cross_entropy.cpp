@@ -76,7 +76,8 @@ class LinearCrossEntropyFn : public torch::autograd::Function<LinearCrossEntropy
  public:
   // {loss, token losses}
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden_in,
-                               const at::Tensor& weight, const at::Tensor& weight_grad,
+                               const at::Tensor& weight,
+                               const std::optional<at::Tensor>& weight_grad,
                                const at::Tensor& targets_in, const Options* options,
                                bool want_grad) {
     const at::Tensor hidden = hidden_in.reshape({-1, hidden_in.size(-1)}),
@@ -101,7 +102,7 @@ class LinearCrossEntropyFn : public torch::autograd::Function<LinearCrossEntropy
       if (!want_grad) continue;
       at::Tensor dh = dhidden.narrow(0, first, n);
       at::mm_out(dh, part.grad, weight);
-      accumulate_weight_grad(weight_grad, part.grad, h);
+      accumulate_weight_grad(*weight_grad, part.grad, h);
     }
     if (want_grad) ctx->save_for_backward({dhidden.view(hidden_in.sizes())});
     const at::Tensor shaped = token_loss.view(targets_in.sizes());
@@ -123,6 +124,9 @@ void check(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor&
   if (hidden.size(-1) != weight.size(1))
     throw Error("linear_cross_entropy: hidden has {} channels, the head {}", hidden.size(-1),
                 weight.size(1));
+  if (hidden.scalar_type() != weight.scalar_type())
+    throw Error("linear_cross_entropy: hidden is {}, the head {}",
+                c10::toString(hidden.scalar_type()), c10::toString(weight.scalar_type()));
   if (options.vocab_size < 1 || options.vocab_size > weight.size(0))
     throw Error("linear_cross_entropy: a vocabulary of {} does not fit a head of {} rows",
                 options.vocab_size, weight.size(0));
@@ -141,8 +145,8 @@ LinearCrossEntropyOutput linear_cross_entropy(const at::Tensor& hidden, const Pa
                                               const at::Tensor& targets, const Options& options) {
   check(hidden, weight.value, targets, options);
   const bool want_grad = at::GradMode::is_enabled() && weight.grad.defined();
-  const auto out =
-      LinearCrossEntropyFn::apply(hidden, weight.value, weight.grad, targets, &options, want_grad);
+  const auto out = LinearCrossEntropyFn::apply(hidden, weight.value, if_defined(weight.grad),
+                                               targets, &options, want_grad);
   return {out[0], options.per_token ? out[1] : at::Tensor()};
 }
 

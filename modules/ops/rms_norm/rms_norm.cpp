@@ -20,10 +20,11 @@ using torch::autograd::variable_list;
 class RmsNormFn : public torch::autograd::Function<RmsNormFn> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x_in,
-                               const at::Tensor& residual_in, const at::Tensor& weight,
-                               const at::Tensor& weight_grad, double eps) {
+                               const std::optional<at::Tensor>& residual_in,
+                               const at::Tensor& weight,
+                               const std::optional<at::Tensor>& weight_grad, double eps) {
     const at::Tensor x = x_in.contiguous();
-    const at::Tensor residual = residual_in.defined() ? residual_in.contiguous() : at::Tensor();
+    const at::Tensor residual = residual_in ? residual_in->contiguous() : at::Tensor();
     const int64_t dim = x.size(-1), rows = x.numel() / std::max<int64_t>(dim, 1);
     const at::Tensor y = at::empty_like(x),
                      rstd = at::empty({rows}, x.options().dtype(wide_type(x)));
@@ -36,7 +37,7 @@ class RmsNormFn : public torch::autograd::Function<RmsNormFn> {
     at::parallel_for(0, rows, row_grain(dim),
                      [&](int64_t b, int64_t e) { rms_norm_forward(p, b, e); });
     ctx->save_for_backward({residual.defined() ? sum : x, rstd, weight});
-    ctx->saved_data["grad"] = weight_grad;
+    ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["two"] = residual.defined();
     ctx->set_materialize_grads(false);
     return residual.defined() ? variable_list{y, sum} : variable_list{y};
@@ -78,7 +79,7 @@ void check(const at::Tensor& x, const at::Tensor& weight) {
 at::Tensor rms_norm(const at::Tensor& x, const Parameter& weight, double eps) {
   check(x, weight.value);
   if (!x.device().is_cpu()) return rms_norm_reference(x, use(weight), eps);
-  return RmsNormFn::apply(x, at::Tensor(), weight.value, weight.grad, eps)[0];
+  return RmsNormFn::apply(x, std::nullopt, weight.value, if_defined(weight.grad), eps)[0];
 }
 
 AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
@@ -90,7 +91,8 @@ AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
     const at::Tensor sum = x + residual;
     return {rms_norm_reference(sum, use(weight), eps), sum};
   }
-  const variable_list out = RmsNormFn::apply(x, residual, weight.value, weight.grad, eps);
+  const variable_list out =
+      RmsNormFn::apply(x, if_defined(residual), weight.value, if_defined(weight.grad), eps);
   return {out[0], out[1]};
 }
 

@@ -149,6 +149,10 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
   if (x.dim() != 3 || x.size(2) != width) throw Error("rotary: x must be [B, T, {}]", width);
   if (layout.head_dim % 2 != 0)
     throw Error("rotary: head_dim {} is odd; rotary positions need pairs", layout.head_dim);
+  if (position.defined() && position.sizes() != x.sizes().slice(0, 2))
+    throw Error("rotary: position must be [{}, {}], a number for each token", x.size(0), x.size(1));
+  if (position.defined() && position.device().is_cpu() && position.min().item<int>() < 0)
+    throw Error("rotary: position {} is negative", position.min().item<int>());
   const int64_t n_positions = position.defined() ? position.max().item<int>() + 1 : x.size(1);
   const at::Tensor& angles = table.table(n_positions, wide_type(x), x.device());
   if (x.device().is_cpu()) {

@@ -1,0 +1,194 @@
+#include "modules/ops/rotary/rotary.h"
+
+#include <ATen/TensorIndexing.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <tuple>
+
+#include "modules/ops/device.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/gradcheck.h"
+#include "tests/support/random_inputs.h"
+
+namespace ceiling {
+namespace {
+
+RotaryLayout layout_of(bool interleaved) {
+  return {.n_q_heads = 3,
+          .n_k_heads = 2,
+          .head_dim = 6,
+          .rest = {5, 7},
+          .interleaved = interleaved,
+          .q_scale = 1.5,
+          .k_scale = 0.25};
+}
+constexpr int64_t kWidth = 5 * 6 + 5 + 7;
+
+// in[1], if given, are positions.
+Op op(const RotaryLayout& layout) {
+  auto table = std::make_shared<RotaryTable>(rope_frequencies(layout.head_dim, 100));
+  return [=](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
+    const RotaryOutput out =
+        split_rotary(in[0], in.size() > 1 ? in[1] : at::Tensor(), *table, layout);
+    Tensors all = {out.q, out.k};
+    all.insert(all.end(), out.rest.begin(), out.rest.end());
+    return all;
+  };
+}
+// Angle by angle, from the definition.
+Reference reference(const RotaryLayout& layout) {
+  return [=](const Tensors& in, const Tensors&) -> Tensors {
+    const at::Tensor& x = in[0];
+    const int64_t batch = x.size(0), seq_len = x.size(1);
+    at::Tensor theta = at::zeros({layout.head_dim / 2}, at::kDouble);
+    for (int64_t i = 0; i < layout.head_dim / 2; ++i)
+      theta[i] =
+          std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(layout.head_dim));
+    const at::Tensor position = in.size() > 1
+                                    ? in[1].to(at::kDouble)
+                                    : at::arange(seq_len, at::kDouble).expand({batch, seq_len});
+    const at::Tensor angle = (position.unsqueeze(2) * theta).unsqueeze(2);
+    const auto heads = [&](int64_t first, int64_t n, double scale) {
+      const at::Tensor part = x.narrow(2, first * layout.head_dim, n * layout.head_dim)
+                                  .unflatten(2, {n, layout.head_dim});
+      return rotate_reference(part, angle.cos(), angle.sin(), layout.interleaved) * scale;
+    };
+    return {heads(0, 3, layout.q_scale), heads(3, 2, layout.k_scale), x.narrow(2, 30, 5),
+            x.narrow(2, 35, 7)};
+  };
+}
+
+class RotaryTest : public ::testing::TestWithParam<std::tuple<at::ScalarType, bool>> {
+ protected:
+  at::ScalarType dtype() const { return std::get<0>(GetParam()); }
+  RotaryLayout layout() const { return layout_of(std::get<1>(GetParam())); }
+};
+INSTANTIATE_TEST_SUITE_P(All, RotaryTest,
+                         ::testing::Combine(::testing::Values(at::kDouble, at::kFloat,
+                                                              at::kBFloat16),
+                                            ::testing::Bool()));
+
+TEST_P(RotaryTest, EqualsTheReference) {
+  for (const int64_t seq_len : {1, 2, 33})
+    expect_equals_reference(op(layout()), reference(layout()),
+                            {random_normal({2, seq_len, kWidth}, "x")}, {}, dtype(),
+                            usual_tolerance(dtype()));
+}
+
+TEST_P(RotaryTest, TakesPositionsAndStridedInputs) {
+  expect_equals_reference(op(layout()), reference(layout()),
+                          {strided_copy(random_normal({2, 9, kWidth}, "x").to(dtype())),
+                           random_ints({2, 9}, 0, 500, "position")},
+                          {}, dtype(), usual_tolerance(dtype()));
+}
+
+TEST_P(RotaryTest, IsTheSameForAnyNumberOfThreads) {
+  const at::Tensor x = random_normal({3, 401, kWidth}, "x").to(dtype());
+  expect_same_for_any_number_of_threads([&] {
+    const OpResult r = run_op(op(layout()), {x}, {});
+    return Tensors{r.outputs[0], r.outputs[1], r.input_grads[0]};
+  });
+}
+
+TEST_P(RotaryTest, OutputsThatNobodyUsesGiveZeroGradients) {
+  for (size_t used = 0; used < 4; ++used) {
+    const at::Tensor x = random_normal({2, 3, kWidth}, "x").to(dtype()).requires_grad_();
+    const Tensors out = op(layout())({x}, {});
+    torch::autograd::backward({out[used].sum()}, {});
+    const int64_t first[] = {0, 18, 30, 35, kWidth};
+    for (size_t part = 0; part < 4; ++part) {
+      const at::Tensor grad = x.grad().narrow(2, first[part], first[part + 1] - first[part]);
+      if (part == used)
+        EXPECT_GT(grad.abs().sum().item<double>(), 0);
+      else
+        expect_close(grad, at::zeros(grad.sizes()), {});
+    }
+  }
+}
+
+TEST(Rotary, GradientsEqualCentralDifferences) {
+  for (const bool interleaved : {false, true})
+    expect_gradients_equal_differences(op(layout_of(interleaved)),
+                                       {random_normal({1, 2, kWidth}, "x")}, {});
+}
+
+TEST(Rotary, TheRestIsNotCopied) {
+  const at::Tensor x = random_normal({2, 3, kWidth}, "x");
+  const Tensors out = op(layout_of(false))({x}, {});
+  EXPECT_EQ(out[2].const_data_ptr(), static_cast<const double*>(x.const_data_ptr()) + 30);
+}
+
+TEST(Rotary, FarPositionsAreExactToTheLastBitOfFloat) {
+  const RotaryLayout layout{.n_q_heads = 1, .n_k_heads = 1, .head_dim = 2, .rest = {}};
+  RotaryTable table({1.0});
+  const int far = 100000;
+  const at::Tensor x = at::full({1, 1, 4}, 1.0, at::kFloat);
+  const RotaryOutput out = split_rotary(x, at::full({1, 1}, far, at::kInt), table, layout);
+  EXPECT_FLOAT_EQ(out.q.select(3, 0).item<float>(),
+                  static_cast<float>(static_cast<float>(std::cos(1.0 * far)) -
+                                     static_cast<float>(std::sin(1.0 * far))));
+}
+
+TEST(Rotary, TheTableGrowsAndKeepsItsValues) {
+  RotaryTable table(rope_frequencies(8, 10000));
+  const at::Tensor small = table.table(5, at::kFloat, at::kCPU);
+  const at::Tensor large = table.table(50, at::kFloat, at::kCPU);
+  EXPECT_GE(large.size(0), 50);
+  expect_close(large.narrow(0, 0, 5), small.narrow(0, 0, 5), {});
+}
+
+TEST(Rotary, FrequenciesAreTheAuthors) {
+  const auto rope = rope_frequencies(8, 10000);
+  EXPECT_EQ(rope.size(), 4u);
+  EXPECT_DOUBLE_EQ(rope[0], 1.0);
+  EXPECT_DOUBLE_EQ(rope[3], std::pow(10000.0, -0.75));
+  const auto retnet = retnet_torchscale_frequencies(8);
+  EXPECT_DOUBLE_EQ(retnet[0], 1.0);
+  EXPECT_DOUBLE_EQ(retnet[1], std::pow(10000.0, -1.0 / 3));
+  EXPECT_DOUBLE_EQ(retnet[3], 1e-4);
+}
+
+TEST(Rotary, WrongArgumentsAreNamed) {
+  RotaryTable table(rope_frequencies(6, 100));
+  const at::Tensor x = random_normal({1, 2, kWidth}, "x");
+  expect_error([&] { split_rotary(x.narrow(2, 0, 41), {}, table, layout_of(false)); },
+               "rotary: x must be [B, T, 42]");
+  expect_error(
+      [&] {
+        split_rotary(x, {}, table, {.n_q_heads = 7, .n_k_heads = 7, .head_dim = 3, .rest = {}});
+      },
+      "rotary: head_dim 3 is odd; rotary positions need pairs");
+  expect_error(
+      [&] {
+        split_rotary(x, at::full({1, 2}, -1, at::kInt), table, layout_of(false));
+      },
+      "rotary: position -1 is negative");
+  expect_error(
+      [&] {
+        split_rotary(x, at::full({1, 3}, 1, at::kInt), table, layout_of(false));
+      },
+      "rotary: position must be [1, 2], a number for each token");
+}
+
+TEST(RotaryGpu, EqualsTheReference) {
+  const at::Device gpu = pick_device("cuda");
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const bool interleaved : {false, true}) {
+      const at::Tensor x = random_normal({2, 33, kWidth}, "x");
+      expect_equals_reference(op(layout_of(interleaved)), reference(layout_of(interleaved)), {x},
+                              {}, dtype, 2 * usual_tolerance(dtype), gpu);
+      expect_equals_reference(op(layout_of(interleaved)), reference(layout_of(interleaved)),
+                              {x, random_ints({2, 33}, 0, 500, "position")}, {}, dtype,
+                              2 * usual_tolerance(dtype), gpu);
+    }
+}
+
+}  // namespace
+}  // namespace ceiling
