@@ -15,9 +15,10 @@ make_reference() {
   flock 8
   if ! cmp -s "$wanted" "$reference/requirements.txt"; then
     rm -rf "$reference"
-    run_step "making the Python environment of the reference tests in $reference" "$log" last_reference \
+    run_step "making the Python environment of the reference tests (5 GB) in $reference" "$log" last_reference \
       install_reference "$wanted" || {
       tail -n 5 "$log" >&2
+      rm -rf "$reference"
       exec 8>&-
       return 1
     }
