@@ -65,26 +65,29 @@ void head_norm_gate_backward(const HeadNormGateParams& p, int64_t begin, int64_t
             T* d_o = static_cast<T*>(p.d_o) + at;
             T* dgate = static_cast<T*>(p.dgate) + at;
             const A rstd = reciprocal_rms<A>(o, p.dim, p.eps);
-            const auto factor = [&](int64_t j) {
-              return weight ? static_cast<A>(load(weight, j)) : A(1);
-            };
-            const A dot = lane_sum<A>(p.dim, [&](int64_t j) {
+            const auto term = [&](int64_t j) {
               return load(dy, j) * activate<decltype(kind)::value>(load(gate, j)).value *
-                     factor(j) * load(o, j);
-            });
+                     load(o, j);
+            };
+            // A branch outside the loops: inside it would keep them from becoming vector code.
+            const A dot =
+                weight ? lane_sum<A>(p.dim, [&](int64_t j) { return term(j) * load(weight, j); })
+                       : lane_sum<A>(p.dim, term);
             const A mean = dot * rstd / static_cast<A>(p.dim);
-#pragma GCC ivdep
-            for (int64_t j = 0; j < p.dim; ++j) {
+            const auto element = [&](int64_t j, A w) {
               const auto a = activate<decltype(kind)::value>(load(gate, j));
-              const A n = load(o, j) * rstd, d = load(dy, j), w = factor(j);
+              const A n = load(o, j) * rstd, d = load(dy, j), through = d * a.value;
               store(dgate, j, d * n * w * a.slope);
-              store(d_o, j, rstd * (d * a.value * w - n * mean));
-            }
-            if (!weight) continue;
+              store(d_o, j, rstd * (through * w - n * mean));
+              return through * n;
+            };
+            if (weight) {
 #pragma GCC ivdep
-            for (int64_t j = 0; j < p.dim; ++j)
-              dweight[j] += load(dy, j) * activate<decltype(kind)::value>(load(gate, j)).value *
-                            load(o, j) * rstd;
+              for (int64_t j = 0; j < p.dim; ++j) dweight[j] += element(j, load(weight, j));
+            } else {
+#pragma GCC ivdep
+              for (int64_t j = 0; j < p.dim; ++j) element(j, A(1));
+            }
           }
         }
       }

@@ -23,8 +23,8 @@ struct LinearCrossEntropyOutput {
 
 // hidden [..., D], weight [rows, D], targets [...] int32, -1 = ignored.
 // With gradients wanted, they are made chunk by chunk in the forward pass: dW goes into weight.grad
-// at once, d hidden is saved and multiplied by the incoming gradient in backward. So this is the
-// end of the graph: the incoming gradient must be 1. Statistics in float32; the sum of losses in
+// at once, d hidden is saved for the backward pass. So this is the end of the graph: the incoming
+// gradient must be 1 (asserted on a CPU). Statistics in float32; the sum of losses in
 // float64, in row order.
 LinearCrossEntropyOutput linear_cross_entropy(const at::Tensor& hidden, const Parameter& weight,
                                               const at::Tensor& targets,

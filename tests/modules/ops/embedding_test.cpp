@@ -1,6 +1,7 @@
 #include "modules/ops/embedding/embedding.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -60,6 +61,13 @@ TEST(Embedding, TwoBackwardsAddUp) {
   const at::Tensor once = w.grad.clone();
   torch::autograd::backward({embedding(tokens, w, 1)}, {dy});
   expect_close(w.grad, 2 * once, {.absolute = 1e-14});
+}
+
+TEST(Embedding, WorksWithoutAGradientBufferWhereNoGradientIsWanted) {
+  Parameter w = parameter_of(random_normal({4, 3}, "w"));
+  w.grad = at::Tensor();
+  at::NoGradGuard no_grad;
+  expect_close(embedding(at::full({1, 1}, 2, at::kInt), w, 1).view({3}), w.value.select(0, 2), {});
 }
 
 TEST(Embedding, TokensOutsideTheVocabularyAreNamed) {

@@ -140,6 +140,9 @@ TEST_P(LinearCrossEntropyTest, WithoutGradientsTheLossIsTheSame) {
   at::NoGradGuard no_grad;
   expect_close(linear_cross_entropy(hidden, w, targets, plain).loss, got.loss, {});
   EXPECT_EQ(w.grad.abs().sum().item<double>(), 0);
+  Parameter bare = w;
+  bare.grad = at::Tensor();
+  expect_close(linear_cross_entropy(hidden, bare, targets, plain).loss, got.loss, {});
 }
 
 TEST_P(LinearCrossEntropyTest, TwoMicroBatchesAddUp) {

@@ -1,6 +1,7 @@
 #include "modules/ops/rms_norm/rms_norm.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -120,6 +121,14 @@ TEST(RmsNorm, TwoBackwardsAddUp) {
   const at::Tensor once = w.grad.clone();
   torch::autograd::backward({rms_norm(x, w, kEps)}, {dy});
   expect_close(w.grad, 2 * once, {.absolute = 1e-14});
+}
+
+TEST(RmsNorm, WorksWithoutAGradientBufferWhereNoGradientIsWanted) {
+  Parameter w = parameter_of(random_normal({8}, "w"));
+  w.grad = at::Tensor();
+  at::NoGradGuard no_grad;
+  const at::Tensor x = random_normal({4, 8}, "x");
+  expect_close(add_rms_norm(x, x, w, kEps).y, rms_norm(2 * x, w, kEps), {});
 }
 
 TEST(RmsNorm, WrongArgumentsAreNamed) {
