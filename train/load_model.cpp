@@ -47,7 +47,7 @@ LoadedModel load_model(const std::string& path, at::Device device, at::ScalarTyp
   loaded.state = checkpoint.state();
   const nlohmann::json& model = loaded.state.at("model");
   loaded.config =
-      read_model_section(parse_config_value(model.at("yaml"), checkpoint.path() + "/state.json"));
+      read_model_section(parse_config_text(model.at("yaml"), checkpoint.path() + "/state.json"));
   loaded.config.config->vocab_size = model.at("vocab_size");
   loaded.config.config->context = model.at("context");
   loaded.model = loaded.config.config->build();
