@@ -78,8 +78,8 @@ namespace {
 class UseFunction : public torch::autograd::Function<UseFunction> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& value,
-                            const at::Tensor& grad) {
-    ctx->saved_data["grad"] = grad;
+                            const at::Tensor* grad) {
+    ctx->saved_data["grad"] = *grad;
     return value.detach();
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -91,7 +91,7 @@ class UseFunction : public torch::autograd::Function<UseFunction> {
 }  // namespace
 
 at::Tensor use(const Parameter& parameter) {
-  return UseFunction::apply(parameter.value, parameter.grad);
+  return UseFunction::apply(parameter.value, &parameter.grad);
 }
 
 std::vector<Parameter*> Module::parameters() {

@@ -46,8 +46,7 @@ void DataSection::fields(Fields& f) {
   f("bos", bos, "begin each document of the source with BOS");
   f("text_key", text_key, "key of the text in JSONL sources");
   f("document_separator", document_separator,
-    "line that separates documents in plain text sources; empty: a blank line or the source's own "
-    "rule");
+    "text that separates documents in plain text sources; empty: one document per file");
   f("prefetch", prefetch, Between{1, 1024}, "steps read ahead").free_to_change();
 }
 

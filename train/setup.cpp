@@ -23,7 +23,7 @@ std::string summarize_names(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     std::vector<std::string> parts = split(name, '.');
     for (std::string& part : parts)
-      if (parse_int(part)) part = "*";
+      if (parse_int(part)) part = std::string(1, '*');
     const std::string kind = join(parts, ".");
     if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
   }

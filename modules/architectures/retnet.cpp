@@ -305,6 +305,7 @@ bool RetNetConfig::from_hf(const nlohmann::json& config) {
     hf.require("deepnorm", false);
     hf.require("no_scale_embedding", true);
     dialect = "torchscale";
+    form = "parallel";  // what the authors train with; the dialect's forms differ slightly
     d_model = hf.get<int64_t>("decoder_embed_dim");
     v_width = hf.get<int64_t>("decoder_value_embed_dim");
     d_ff = hf.get<int64_t>("decoder_ffn_embed_dim");

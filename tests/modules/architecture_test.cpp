@@ -41,11 +41,28 @@ std::vector<int> document_row(const std::vector<int64_t>& lengths, int first = 0
   return row;
 }
 
+class ArchitectureTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ArchitectureTest, LaterTokensDoNotChangeEarlierLogits) {
+  const TestModel made = make_tiny(GetParam(), at::kDouble);
+  at::NoGradGuard no_grad;
+  at::Tensor tokens = random_tokens(2, 40, kVocab, 3);
+  const at::Tensor before = logits_of(*made.model, tokens);
+  for (const int64_t cut : {1, 17, 39}) {
+    at::Tensor changed = tokens.clone();
+    changed.narrow(1, cut, 40 - cut).copy_((tokens.narrow(1, cut, 40 - cut) + 1).remainder(kVocab));
+    const at::Tensor after = logits_of(*made.model, changed);
+    EXPECT_TRUE(at::equal(after.narrow(1, 0, cut), before.narrow(1, 0, cut))) << "cut at " << cut;
+    EXPECT_GT(largest_difference(after.narrow(1, cut, 1), before.narrow(1, cut, 1)), 1e-6);
+  }
+}
+
 TEST_P(ArchitectureTest, PrefillInAnyPiecesThenDecodingEqualsTheSinglePass) {
   const TestModel made = make_tiny(GetParam(), at::kDouble);
   at::NoGradGuard no_grad;
   const at::Tensor tokens = random_tokens(2, 277, kVocab, 4);
   const at::Tensor whole = logits_of(*made.model, tokens);
+  // to 1.8e-3).
   const double bound = 1e-10;
   for (const std::vector<int64_t>& cuts :
        {std::vector<int64_t>{257}, {64, 64, 64, 64, 1}, {1, 2, 3, 4, 5, 242}, {100, 1, 1, 155}}) {
@@ -194,7 +211,7 @@ TEST_P(ArchitectureTest, EveryParameterTakesPartAndItsGradientIsTheSlopeOfTheLos
     return made.model->loss(made.model->hidden(tokens, {}, nullptr), targets, {.scale = 0.05}).loss;
   };
   torch::autograd::backward({loss()}, {});
-  const double h = 1e-5;
+  const double h = 1e-6;
   const double bound = 1e-7;
   for (Parameter* parameter : made.model->parameters()) {
     at::NoGradGuard no_grad;

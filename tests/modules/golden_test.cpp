@@ -8,6 +8,7 @@
 #include <cmath>
 #include <map>
 
+#include "base/error.h"
 #include "base/files.h"
 #include "checkpoints/safetensors.h"
 #include "modules/lm.h"

@@ -20,7 +20,9 @@ TEST_P(ScheduleTest, IsFiniteWithinBoundsAndStartsAtThePeakAfterWarmup) {
         EXPECT_GE(s.at(step), step <= warmup ? 0 : s.low - 1e-18) << step;
         EXPECT_LE(s.at(step), s.peak + 1e-18) << step;
       }
-      if (warmup > 0) EXPECT_DOUBLE_EQ(s.at(warmup), s.peak);
+      if (warmup > 0) {
+        EXPECT_DOUBLE_EQ(s.at(warmup), s.peak);
+      }
       EXPECT_GT(s.at(1), 0);
     }
   }

@@ -27,7 +27,7 @@ const char* kLlama = "llama {d_model: 32, n_layers: 2, n_heads: 2, d_ff: 48}";
 std::map<std::string, at::Tensor> weights_at(const std::string& run_dir, int64_t step) {
   SafetensorsFile file(fmt::format("{}/checkpoints/step-{:08}/weights.safetensors", run_dir, step));
   std::map<std::string, at::Tensor> weights;
-  for (const std::string& name : file.names()) weights[name] = file.read(name);
+  for (const auto& entry : file.entries()) weights[entry.name] = file.read(entry.name);
   return weights;
 }
 

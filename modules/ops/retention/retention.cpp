@@ -28,11 +28,12 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& log_decay,
-                               const at::Tensor& state, const at::Tensor& start, RetentionForm form,
-                               int64_t chunk) {
-    const SweepOutput out = sweep({log_decay, start, form, chunk}, Time::kForward, q, k, v, state);
+                               const std::optional<at::Tensor>& state_in, const at::Tensor* start,
+                               RetentionForm form, int64_t chunk) {
+    const at::Tensor state = state_in.value_or(at::Tensor());
+    const SweepOutput out = sweep({log_decay, *start, form, chunk}, Time::kForward, q, k, v, state);
     ctx->save_for_backward({q, k, v, log_decay, state});
-    ctx->saved_data["start"] = start;
+    ctx->saved_data["start"] = *start;
     ctx->saved_data["form"] = static_cast<int64_t>(form);
     ctx->saved_data["chunk"] = chunk;
     ctx->set_materialize_grads(false);
@@ -62,11 +63,12 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
       at::Tensor crossing = (dot(q, dq) - dot(k, dk)).flip(1).cumsum(1).flip(1);  // [B, T, H]
       if (d_state.defined()) {
         const at::Tensor end = sweep(setting, Time::kForward, q, k, v, state).state;
-        crossing =
-            crossing + (end.to(at::kDouble) * d_state.to(at::kDouble)).sum(at::IntArrayRef({-1, -2})).unsqueeze(1);
+        crossing = crossing + (end.to(at::kDouble) * d_state.to(at::kDouble))
+                                  .sum(at::IntArrayRef({-1, -2}))
+                                  .unsqueeze(1);
       }
-      d_log_decay =
-          (log_decay.dim() == 3 ? crossing : crossing.sum(at::IntArrayRef({0, 1}))).to(log_decay.scalar_type());
+      d_log_decay = (log_decay.dim() == 3 ? crossing : crossing.sum(at::IntArrayRef({0, 1})))
+                        .to(log_decay.scalar_type());
     }
     return {dq,
             dk,
@@ -106,7 +108,7 @@ RetentionOutput retention(const at::Tensor& q, const at::Tensor& k, const at::Te
                           const Segments& segments, RetentionForm form, int64_t chunk) {
   check(q, k, v, log_decay, state, chunk);
   const variable_list out =
-      RetentionFn::apply(q, k, v, log_decay, state, segments.start, form, chunk);
+      RetentionFn::apply(q, k, v, log_decay, if_defined(state), &segments.start, form, chunk);
   return {out[0], out[1]};
 }
 

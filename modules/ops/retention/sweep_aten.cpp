@@ -76,7 +76,7 @@ ChunkWeights chunk_weights(const SweepSetting& setting, const at::Tensor& query,
   const at::Tensor of = document.view({batch, chunks, 1, chunk});
   const at::Tensor last = of.narrow(-1, chunk - 1, 1);  // [B, chunks, 1, 1]
   const at::Tensor before =
-      at::constant_pad_nd(last.narrow(1, 0, chunks - 1), {0, 0, 0, 0, 0, 0, 1, 0});
+      at::constant_pad_nd(last.narrow(1, 0, chunks - 1), {0, 0, 0, 0, 1, 0});
   const auto keep = [](at::Tensor& weight, const at::Tensor& same) {
     weight = at::where(same, weight, at::zeros({}, weight.options()));
   };
