@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/child_process.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "data/sentencepiece_model.h"
@@ -113,7 +114,7 @@ CountedWords cut_at_rare_characters(const CountedWords& words, const CountedWord
 }
 
 // The library's own part. May give fewer pieces than asked for.
-std::string train_on(const CountedWords& words, int64_t vocab_size) {
+std::string run_library(const CountedWords& words, int64_t vocab_size) {
   WordIterator iterator(words);
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(
@@ -138,6 +139,13 @@ std::string train_on(const CountedWords& words, int64_t vocab_size) {
   if (!status.ok())
     throw Error("tokenizer spm:{}: training failed: {}", vocab_size, status.error_message());
   return model;
+}
+
+// In a process of its own: training takes half a minute, cannot be interrupted, and the library
+// ends the process where one of its own checks fails.
+std::string train_on(const CountedWords& words, int64_t vocab_size) {
+  return run_in_child(fmt::format("tokenizer spm:{}: training", vocab_size),
+                      [&] { return run_library(words, vocab_size); });
 }
 
 }  // namespace
