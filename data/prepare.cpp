@@ -110,8 +110,10 @@ std::shared_ptr<const Tokenizer> make_tokenizer(const TextSource& source,
     throw Error(
         "tokenizer {}: write byte, spm:VOCAB such as spm:32000, or the path of a .model file",
         wanted);
-  const std::string path = expand_home(wanted);
-  return sentencepiece_tokenizer(read_file(path), path);
+  const std::string path = expand_home(wanted), model = read_file(path);
+  // Named by its size and not by its path, so that datasets of one tokenizer go together.
+  const int64_t vocab_size = sentencepiece_tokenizer(model, path)->info().vocab_size;
+  return sentencepiece_tokenizer(model, fmt::format("spm:{}", vocab_size));
 }
 
 // BOS, tokens, EOS. In pieces, because a long document's tokens are not to be copied.
@@ -127,7 +129,8 @@ void write_document(DatasetWriter& writer, const TokenizerInfo& tokenizer, bool 
 
 void require_enough(const PrepareOptions& options, const PrepareSummary& summary,
                     const TextSource& source) {
-  const auto require = [&](const char* split, const SplitSummary& found, const char* advice) {
+  const auto require = [&](const char* split, const SplitSummary& found,
+                           const std::string& advice) {
     if (found.n_tokens >= options.min_split_tokens) return;
     throw Error(
         "{}: the {} split would have {} tokens in {} documents, at least {} are needed (read from "
@@ -136,10 +139,23 @@ void require_enough(const PrepareOptions& options, const PrepareSummary& summary
         options.path, split, found.n_tokens, found.n_documents, options.min_split_tokens,
         source.description(), summary.n_read, summary.n_empty, summary.n_blank, advice);
   };
-  require("train", summary.train, "use more text");
-  if (options.valid_share > 0)
-    require("valid", summary.valid,
-            "use more text, split it into documents (document_separator), or set valid_share 0");
+  require("train", summary.train,
+          summary.valid.n_documents == 0
+              ? "use more text"
+              : fmt::format("{} documents fell into the validation split: use more text, or set "
+                            "valid_share 0 (a text that was divided by the same rule before lies "
+                            "wholly on one side)",
+                            summary.valid.n_documents));
+  if (options.valid_share == 0) return;
+  if (options.valid_may_be_empty && summary.valid.n_documents == 0) {
+    spdlog::warn(
+        "no document fell into the validation share of {}, so the dataset has no validation split; "
+        "a larger --valid-share or smaller documents (--document-separator) give one",
+        options.valid_share);
+    return;
+  }
+  require("valid", summary.valid,
+          "use more text, split it into documents (document_separator), or set valid_share 0");
 }
 
 void log_summary(const PrepareSummary& summary, const TokenizerInfo& tokenizer,

@@ -21,6 +21,7 @@ struct PrepareOptions {
   bool replace = false;  // an existing dataset is replaced once the new one is whole
   // A split with fewer tokens is an Error; 2 make one input and one target.
   int64_t min_split_tokens = 2;
+  bool valid_may_be_empty = false;  // a validation split without documents: a warning, no Error
 };
 
 struct PrepareSummary {

@@ -193,6 +193,22 @@ TEST_F(Prepare, TooLittleTextIsRefusedAndNothingIsLeft) {
                 "B): 1 documents, of which 0 empty and 0 of white space only were dropped); use "
                 "more text, split it "
                 "into documents (document_separator), or set valid_share 0");
+  EXPECT_EQ(refused({"quiet river, green lamp, seven stones"}, 0.9, 2),
+            path +
+                ": the train split would have 0 tokens in 0 documents, at least 2 are needed (read "
+                "from 1 file (49 "
+                "B): 1 documents, of which 0 empty and 0 of white space only were dropped); 1 "
+                "documents fell into the validation split: use more text, or set valid_share 0 (a "
+                "text that was divided by the same rule before lies wholly on one side)");
+}
+
+TEST_F(Prepare, AShareThatWasNotAskedForMayGetNoDocument) {
+  const auto input = put({"quiet river, green lamp, seven stones"});
+  const PrepareSummary summary =
+      prepare(*file_source({input}, {}),
+              {.tokenizer = "byte", .path = dir_ / "d", .valid_may_be_empty = true}, nullptr);
+  EXPECT_EQ(summary.train.n_documents, 1);
+  EXPECT_EQ(summary.valid.n_documents, 0);
 }
 
 TEST_F(Prepare, WrongTokenizersAreErrors) {

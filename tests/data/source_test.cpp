@@ -83,6 +83,36 @@ TEST_F(Source, ADifferenceIsAnErrorThatNamesIt) {
             start + fmt::format("file {} had {} bytes, has {}", file, size, size + 4) + advice);
 }
 
+TEST_F(Source, TheSameTextElsewhereIsTheSameSource) {
+  ensure_prepared(request_);
+  fs::rename(dir_ / "book, 1.txt", dir_ / "moved.txt");
+  request_.source = dir_ / "moved.txt";
+  EXPECT_EQ(error_of(request_), "no error");
+  std::string text = read_file(dir_ / "moved.txt");
+  text[0] = 'P';
+  write_file_atomic(dir_ / "moved.txt", text);
+  EXPECT_EQ(error_of(request_),
+            (dir_ / "data/set") + ": was prepared from something else: file " +
+                (dir_ / "book, 1.txt") + " is gone; file " + (dir_ / "moved.txt") +
+                " is new; data.source was \"" + (dir_ / "book, 1.txt") + "\", is \"" +
+                (dir_ / "moved.txt") +
+                "\"; name another data.path, or remove the folder to have it prepared again");
+}
+
+TEST_F(Source, TheSameModelElsewhereIsTheSameTokenizer) {
+  SourceRequest first = request_;
+  first.tokenizer = "spm:270";
+  first.path = dir_ / "first";
+  ensure_prepared(first);
+  fs::copy_file(dir_ / "first/tokenizer.model", dir_ / "a.model");
+  request_.tokenizer = dir_ / "a.model";
+  ensure_prepared(request_);
+  EXPECT_EQ(fingerprint(), DatasetReader(dir_ / "first").fingerprint());
+  fs::rename(dir_ / "a.model", dir_ / "b.model");
+  request_.tokenizer = dir_ / "b.model";
+  EXPECT_EQ(error_of(request_), "no error");
+}
+
 TEST_F(Source, ADatasetWhoseTextIsGoneIsStillUsed) {
   ensure_prepared(request_);
   fs::remove(dir_ / "book, 1.txt");

@@ -48,9 +48,11 @@ const RegisterCommand kPrepare(10, "prepare", "text to a dataset of tokens", [](
   app.add_option("--out", options->prepare.path, "the dataset's folder")->required();
   app.add_flag("--replace", options->prepare.replace,
                "put the new dataset in place of an existing one");
-  app.add_option("--valid-share", options->prepare.valid_share,
-                 "share of the documents kept for validation, chosen by their hash")
-      ->capture_default_str();
+  CLI::Option* valid_share = app.add_option(
+      "--valid-share", options->prepare.valid_share,
+      "share of the documents kept for validation, chosen by their hash; 0: none. A share that is "
+      "asked for and gets no document is an error");
+  valid_share->capture_default_str();
   app.add_option("--text-key", options->text.text_key, "key of the text in .jsonl")
       ->capture_default_str();
   app.add_option("--document-separator", options->text.document_separator,
@@ -73,8 +75,9 @@ const RegisterCommand kPrepare(10, "prepare", "text to a dataset of tokens", [](
                  "encoder threads; 0: one per core; does not change the result")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
-  return [options] {
+  return [options, valid_share] {
     start_logging();
+    options->prepare.valid_may_be_empty = valid_share->empty();
     return run(*options);
   };
 });
