@@ -75,15 +75,14 @@ ChunkWeights chunk_weights(const SweepSetting& setting, const at::Tensor& query,
   const at::Tensor document = at::constant_pad_nd(setting.start, {0, fill}).cumsum(-1);
   const at::Tensor of = document.view({batch, chunks, 1, chunk});
   const at::Tensor last = of.narrow(-1, chunk - 1, 1);  // [B, chunks, 1, 1]
-  const at::Tensor before =
-      at::constant_pad_nd(last.narrow(1, 0, chunks - 1), {0, 0, 0, 0, 1, 0});
+  const at::Tensor before = at::constant_pad_nd(last.narrow(1, 0, chunks - 1), {0, 0, 0, 0, 1, 0});
   const auto keep = [](at::Tensor& weight, const at::Tensor& same) {
     weight = at::where(same, weight, at::zeros({}, weight.options()));
   };
   keep(w.within, of.unsqueeze(-1).eq(of.unsqueeze(-2)));
   keep(w.enter, of.eq(before).unsqueeze(-1));
   keep(w.leave, of.eq(last).unsqueeze(-1));
-  keep(w.across, last.eq(before));
+  keep(w.across, last.eq(before).unsqueeze(-1));
   return w;
 }
 
