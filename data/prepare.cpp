@@ -65,18 +65,62 @@ class KeptDocuments {
     }
     return false;
   }
-  DocumentStream& stream() { return *stream_; }
+  DocumentStream& stream() const { return *stream_; }
   int64_t n_read = 0, n_empty = 0, n_blank = 0;
 
  private:
   std::unique_ptr<DocumentStream> stream_;
 };
 
+const char* plural(int64_t count) { return count == 1 ? "" : "s"; }
+
 int thread_count(int wanted) {
   return wanted > 0 ? wanted : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-std::shared_ptr<const Tokenizer> train_tokenizer(const TextSource& source, int64_t vocab_size) {
+PrepareSummary counts_of(const KeptDocuments& documents) {
+  PrepareSummary summary;
+  summary.n_read = documents.n_read;
+  summary.n_empty = documents.n_empty;
+  summary.n_blank = documents.n_blank;
+  summary.n_replaced = documents.stream().n_replaced();
+  return summary;
+}
+
+void require_enough(const PrepareOptions& options, const PrepareSummary& summary,
+                    const TextSource& source) {
+  const auto require = [&](const char* split, const SplitSummary& found,
+                           const std::string& advice) {
+    if (found.n_tokens >= options.min_split_tokens) return;
+    throw Error(
+        "{}: the {} split would have {} tokens in {} document{}, at least {} are needed (read from "
+        "{}: {} document{}, of "
+        "which {} empty and {} of white space only were dropped); {}",
+        options.path, split, found.n_tokens, found.n_documents, plural(found.n_documents),
+        options.min_split_tokens, source.description(), summary.n_read, plural(summary.n_read),
+        summary.n_empty, summary.n_blank, advice);
+  };
+  require("train", summary.train,
+          summary.valid.n_documents == 0
+              ? "use more text"
+              : fmt::format("{} document{} fell into the validation split: use more text, or set "
+                            "valid_share 0 (a text that was divided by the same rule before lies "
+                            "wholly on one side)",
+                            summary.valid.n_documents, plural(summary.valid.n_documents)));
+  if (options.valid_share == 0) return;
+  if (options.valid_may_be_empty && summary.valid.n_documents == 0) {
+    spdlog::warn(
+        "no document fell into the validation share of {}, so the dataset has no validation split; "
+        "a larger --valid-share or smaller documents (--document-separator) give one",
+        options.valid_share);
+    return;
+  }
+  require("valid", summary.valid,
+          "use more text, split it into documents (document_separator), or set valid_share 0");
+}
+
+std::shared_ptr<const Tokenizer> train_tokenizer(const TextSource& source, int64_t vocab_size,
+                                                 const PrepareOptions& options) {
   const double share =
       std::min(1.0, kSampleBytes / static_cast<double>(std::max<int64_t>(1, source.size_bytes())));
   WordCounts words;
@@ -88,6 +132,7 @@ std::shared_ptr<const Tokenizer> train_tokenizer(const TextSource& source, int64
       if (share == 1 || hash_of(text).for_sample < share) words.add(text);
       progress.update(documents.stream().bytes_done(), words.n_bytes());
     }
+    if (words.n_bytes() == 0) require_enough(options, counts_of(documents), source);
   }
   spdlog::info("training tokenizer spm:{} on {} of text ({:.0f} % of the documents)", vocab_size,
                format_bytes(static_cast<double>(words.n_bytes())), 100 * share);
@@ -104,7 +149,7 @@ std::shared_ptr<const Tokenizer> make_tokenizer(const TextSource& source,
     if (!vocab_size || *vocab_size < 1 || *vocab_size > (1 << 20))
       throw Error("tokenizer {}: a vocabulary is a number up to {}, as in spm:32000", wanted,
                   1 << 20);
-    return train_tokenizer(source, *vocab_size);
+    return train_tokenizer(source, *vocab_size, options);
   }
   if (!wanted.ends_with(".model"))
     throw Error(
@@ -127,37 +172,6 @@ void write_document(DatasetWriter& writer, const TokenizerInfo& tokenizer, bool 
   writer.end_document(split, static_cast<int64_t>(n_text_bytes));
 }
 
-void require_enough(const PrepareOptions& options, const PrepareSummary& summary,
-                    const TextSource& source) {
-  const auto require = [&](const char* split, const SplitSummary& found,
-                           const std::string& advice) {
-    if (found.n_tokens >= options.min_split_tokens) return;
-    throw Error(
-        "{}: the {} split would have {} tokens in {} documents, at least {} are needed (read from "
-        "{}: {} documents, of "
-        "which {} empty and {} of white space only were dropped); {}",
-        options.path, split, found.n_tokens, found.n_documents, options.min_split_tokens,
-        source.description(), summary.n_read, summary.n_empty, summary.n_blank, advice);
-  };
-  require("train", summary.train,
-          summary.valid.n_documents == 0
-              ? "use more text"
-              : fmt::format("{} documents fell into the validation split: use more text, or set "
-                            "valid_share 0 (a text that was divided by the same rule before lies "
-                            "wholly on one side)",
-                            summary.valid.n_documents));
-  if (options.valid_share == 0) return;
-  if (options.valid_may_be_empty && summary.valid.n_documents == 0) {
-    spdlog::warn(
-        "no document fell into the validation share of {}, so the dataset has no validation split; "
-        "a larger --valid-share or smaller documents (--document-separator) give one",
-        options.valid_share);
-    return;
-  }
-  require("valid", summary.valid,
-          "use more text, split it into documents (document_separator), or set valid_share 0");
-}
-
 void log_summary(const PrepareSummary& summary, const TokenizerInfo& tokenizer,
                  const PrepareOptions& options) {
   spdlog::info("read {} documents; dropped {} empty ones and {} of white space only",
@@ -167,11 +181,12 @@ void log_summary(const PrepareSummary& summary, const TokenizerInfo& tokenizer,
     spdlog::warn("{} malformed characters were replaced by U+FFFD",
                  format_thousands(summary.n_replaced));
   for (const auto& [name, split] : {std::pair{"train", summary.train}, {"valid", summary.valid}})
-    spdlog::info("{}: {} documents, {} tokens, {:.2f} bytes per token, {} shard{}", name,
-                 format_thousands(split.n_documents), format_thousands(split.n_tokens),
+    spdlog::info("{}: {} document{}, {} tokens, {:.2f} bytes per token, {} shard{}", name,
+                 format_thousands(split.n_documents), plural(split.n_documents),
+                 format_thousands(split.n_tokens),
                  static_cast<double>(split.n_text_bytes) /
                      static_cast<double>(std::max<int64_t>(1, split.n_tokens)),
-                 split.n_shards, split.n_shards == 1 ? "" : "s");
+                 split.n_shards, plural(split.n_shards));
   const auto bytes = static_cast<double>(summary.train.n_text_bytes + summary.valid.n_text_bytes);
   spdlog::info("{} is ready: tokenizer {} ({} ids), {} of text in {}, {:.1f} MB/s", options.path,
                tokenizer.name, format_thousands(tokenizer.vocab_size), format_bytes(bytes),
@@ -194,7 +209,7 @@ PrepareSummary prepare(const TextSource& source, const PrepareOptions& options,
   DatasetWriter writer(options.path, tokenizer->info(),
                        {.shard_tokens = options.shard_tokens, .replace = options.replace});
   KeptDocuments documents(source);
-  PrepareSummary summary;
+  double seconds = 0;
   const int threads = thread_count(options.threads);
   std::atomic<int64_t> bytes_done{0};  // of the source; the producer's, shown by the consumer
   int64_t bytes_written = 0;
@@ -231,14 +246,12 @@ PrepareSummary prepare(const TextSource& source, const PrepareOptions& options,
       progress.update(bytes_done, bytes_written);
     };
     pipeline.run(threads);
-    summary.seconds = progress.seconds();
+    seconds = progress.seconds();
   }
+  PrepareSummary summary = counts_of(documents);
+  summary.seconds = seconds;
   summary.train = writer.summary(Split::kTrain);
   summary.valid = writer.summary(Split::kValid);
-  summary.n_read = documents.n_read;
-  summary.n_empty = documents.n_empty;
-  summary.n_blank = documents.n_blank;
-  summary.n_replaced = documents.stream().n_replaced();
   require_enough(options, summary, source);
   if (!tokenizer->model_file().empty()) writer.add_file(kTokenizerFile, tokenizer->model_file());
   writer.commit({{"ceiling", kVersion},

@@ -174,6 +174,12 @@ TEST_F(Prepare, TooLittleTextIsRefusedAndNothingIsLeft) {
                                    "2 are needed (read from 1 file (0 "
                                    "B): 0 documents, of which 0 empty and 0 of white space only "
                                    "were dropped); use more text");
+  EXPECT_EQ(error_of(put({"", " "}), {.tokenizer = "spm:300", .valid_share = 0}),
+            path +
+                ": the train split would have 0 tokens in 0 documents, at least 2 are needed (read "
+                "from 1 file (25 "
+                "B): 2 documents, of which 1 empty and 1 of white space only were dropped); use "
+                "more text");
   EXPECT_EQ(refused({"", " ", "\n"}, 0.1, 2),
             path +
                 ": the train split would have 0 tokens in 0 documents, at least 2 are needed (read "
@@ -182,23 +188,23 @@ TEST_F(Prepare, TooLittleTextIsRefusedAndNothingIsLeft) {
                 "more text");
   EXPECT_EQ(refused({"quiet river, green lamp, seven stones"}, 0, 65),
             path +
-                ": the train split would have 39 tokens in 1 documents, at least 65 are needed "
+                ": the train split would have 39 tokens in 1 document, at least 65 are needed "
                 "(read from 1 file (49 "
-                "B): 1 documents, of which 0 empty and 0 of white space only were dropped); use "
+                "B): 1 document, of which 0 empty and 0 of white space only were dropped); use "
                 "more text");
   EXPECT_EQ(refused({"quiet river, green lamp, seven stones"}, 0.1, 2),
             path +
                 ": the valid split would have 0 tokens in 0 documents, at least 2 are needed (read "
                 "from 1 file (49 "
-                "B): 1 documents, of which 0 empty and 0 of white space only were dropped); use "
+                "B): 1 document, of which 0 empty and 0 of white space only were dropped); use "
                 "more text, split it "
                 "into documents (document_separator), or set valid_share 0");
   EXPECT_EQ(refused({"quiet river, green lamp, seven stones"}, 0.9, 2),
             path +
                 ": the train split would have 0 tokens in 0 documents, at least 2 are needed (read "
                 "from 1 file (49 "
-                "B): 1 documents, of which 0 empty and 0 of white space only were dropped); 1 "
-                "documents fell into the validation split: use more text, or set valid_share 0 (a "
+                "B): 1 document, of which 0 empty and 0 of white space only were dropped); 1 "
+                "document fell into the validation split: use more text, or set valid_share 0 (a "
                 "text that was divided by the same rule before lies wholly on one side)");
 }
 
