@@ -489,6 +489,12 @@ void Trainer::save(bool last) {
   metrics_->event("checkpoint", progress_.step, {{"snapshot_s", saver_->last_snapshot_s()}});
 }
 
-int train(RunConfig config) { return Trainer(std::move(config)).run(); }
+int train(RunConfig config) {
+  if (config.parallel.ranks.value_or(1) != 1)
+    throw Error(
+        "parallel.ranks: {} is not possible, this version trains in one process; set 1 or auto",
+        *config.parallel.ranks);
+  return Trainer(std::move(config)).run();
+}
 
 }  // namespace ceiling
