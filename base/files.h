@@ -1,4 +1,5 @@
-// Files and folders with errors that name the path, and writes that either happen wholly or not at all.
+// Files and folders with errors that name the path, and writes that either happen wholly or not at
+// all.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -40,8 +41,9 @@ void write_file_atomic(const std::string& path, std::string_view content);
 
 void sync_folder(const std::string& path);
 
-// A folder that appears under its final name only by commit(): written as `<path>.tmp-<pid>`, every file synced, renamed.
-// Without commit() the destructor removes it. Also removes what a killed process left under the same name pattern.
+// A folder that appears under its final name only by commit(): written as `<path>.tmp-<pid>`, every
+// file synced, renamed. Without commit() the destructor removes it. Also removes what a killed
+// process left under the same name pattern.
 class PendingFolder {
  public:
   explicit PendingFolder(const std::string& final_path);
@@ -49,7 +51,8 @@ class PendingFolder {
   PendingFolder(const PendingFolder&) = delete;
   PendingFolder& operator=(const PendingFolder&) = delete;
   const std::string& path() const { return pending_; }  // write here
-  // Error if the final path exists, unless `replace`: then the old folder goes once the new one stands in its place.
+  // Error if the final path exists, unless `replace`: then the old folder goes once the new one
+  // stands in its place.
   void commit(bool replace = false);
 
  private:
@@ -60,7 +63,8 @@ class PendingFolder {
 // "~/x" and "~" are the home folder; the rest stays as it is.
 std::string expand_home(const std::string& path);
 
-uint64_t free_bytes(const std::string& path);  // of the file system that holds the nearest existing parent
+uint64_t free_bytes(
+    const std::string& path);  // of the file system that holds the nearest existing parent
 
 // Throws Error unless a file can be created in `path` (the folder is made if missing).
 void require_writable_folder(const std::string& path, const std::string& what);

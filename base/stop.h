@@ -1,6 +1,6 @@
-// The request to stop: SIGINT, SIGTERM, SIGUSR1 and SIGHUP set a flag that long work polls. A second signal (more than
-// 50 ms later: a terminal sends one to the whole group) ends the process at once; nothing is left half-written, because
-// whatever is pending has a temporary name.
+// The request to stop: SIGINT, SIGTERM, SIGUSR1 and SIGHUP set a flag that long work polls. A
+// second signal (more than 50 ms later: a terminal sends one to the whole group) ends the process
+// at once; nothing is left half-written, because whatever is pending has a temporary name.
 #pragma once
 
 namespace ceiling::stop {
@@ -10,8 +10,8 @@ int requested();          // the signal's number, or 0
 void check();             // throws Interrupted if requested
 void reset();             // for tests
 
-// A temporary folder or file that an immediate exit (second signal) must not leave behind: a child process removes it once
-// this one is gone. At most 8 at a time; path up to 4095 bytes.
+// A temporary folder or file that an immediate exit (second signal) must not leave behind: a child
+// process removes it once this one is gone. At most 8 at a time; path up to 4095 bytes.
 void register_pending(const char* path);
 void unregister_pending(const char* path);
 

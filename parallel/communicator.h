@@ -1,5 +1,6 @@
-// All that the trainer knows of other processes. Collectives work in place on contiguous tensors, in the same order on every
-// rank. Implementations: SelfCommunicator (one process); NCCL and TCPStore ones join behind the same interface.
+// All that the trainer knows of other processes. Collectives work in place on contiguous tensors,
+// in the same order on every rank. Implementations: SelfCommunicator (one process); NCCL and
+// TCPStore ones join behind the same interface.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -47,8 +47,9 @@ Vocabulary vocabulary_of(const ImportOptions& options) {
   if (fs::path(options.tokenizer).extension() == ".model")
     throw Error("{}: there is no such tokenizer file", options.tokenizer);
   if (options.vocab_size == 0)
-    throw Error("--vocab-size: the number of ids of tokenizer '{}' is needed, ceiling does not know it",
-                options.tokenizer);
+    throw Error(
+        "--vocab-size: the number of ids of tokenizer '{}' is needed, ceiling does not know it",
+        options.tokenizer);
   const std::string name =
       options.tokenizer.empty() ? fmt::format("ids:{}", options.vocab_size) : options.tokenizer;
   vocabulary.info = {name, sha256_hex(name), options.vocab_size, options.bos, options.eos};
@@ -121,7 +122,10 @@ void check(const ImportOptions& options) {
 
 nlohmann::json provenance(const ImportOptions& options, int64_t n_empty) {
   return {{"ceiling", kVersion},
-          {"source", {{"format", options.format}, {"files", options.files}, {"valid_files", options.valid_files}}},
+          {"source",
+           {{"format", options.format},
+            {"files", options.files},
+            {"valid_files", options.valid_files}}},
           {"options", {{"dtype", options.dtype}, {"valid_share", options.valid_share}}},
           {"documents", {{"dropped_empty", n_empty}}}};
 }
@@ -157,25 +161,30 @@ ImportSummary import_tokens(const ImportOptions& options) {
     }
     bytes_done += stream->bytes_done();
   }
-  const ImportSummary summary{writer.summary(Split::kTrain), writer.summary(Split::kValid), documents.n_empty()};
+  const ImportSummary summary{writer.summary(Split::kTrain), writer.summary(Split::kValid),
+                              documents.n_empty()};
   if (options.format != "megatron" && tokenizer.eos >= 0 && documents.n_eos() == 0)
-    throw Error("{}: EOS {} never occurs, so documents cannot be told apart; give another --eos, or none for "
-                "one document per file",
-                options.files[0], tokenizer.eos);
+    throw Error(
+        "{}: EOS {} never occurs, so documents cannot be told apart; give another --eos, or none "
+        "for "
+        "one document per file",
+        options.files[0], tokenizer.eos);
   if (options.valid_share > 0 && summary.valid.n_documents == 0)
-    throw Error("--valid-share: {} of {} documents leaves none for validation; raise it, or name files for "
-                "validation with --valid",
-                format_double(options.valid_share), summary.train.n_documents);
+    throw Error(
+        "--valid-share: {} of {} documents leaves none for validation; raise it, or name files for "
+        "validation with --valid",
+        format_double(options.valid_share), summary.train.n_documents);
   if (!vocabulary.model_file.empty()) writer.add_file(kTokenizerFile, vocabulary.model_file);
   writer.commit(provenance(options, summary.n_empty));
   if (summary.n_empty > 0)
     spdlog::info("{} documents without tokens were dropped", format_thousands(summary.n_empty));
   for (const auto& [name, split] : {std::pair{"train", summary.train}, {"valid", summary.valid}})
-    spdlog::info("{}: {} documents, {} tokens, {} shard{}", name, format_thousands(split.n_documents),
-                 format_thousands(split.n_tokens), split.n_shards, split.n_shards == 1 ? "" : "s");
-  spdlog::info("{} is ready: tokenizer {} ({} ids), {} in {}, {:.1f} MB/s", options.path, tokenizer.name,
-               format_thousands(tokenizer.vocab_size), format_bytes(static_cast<double>(bytes_done)),
-               format_duration(progress.seconds()),
+    spdlog::info("{}: {} documents, {} tokens, {} shard{}", name,
+                 format_thousands(split.n_documents), format_thousands(split.n_tokens),
+                 split.n_shards, split.n_shards == 1 ? "" : "s");
+  spdlog::info("{} is ready: tokenizer {} ({} ids), {} in {}, {:.1f} MB/s", options.path,
+               tokenizer.name, format_thousands(tokenizer.vocab_size),
+               format_bytes(static_cast<double>(bytes_done)), format_duration(progress.seconds()),
                static_cast<double>(bytes_done) / 1e6 / std::max(1e-9, progress.seconds()));
   return summary;
 }

@@ -12,10 +12,10 @@
 namespace ceiling {
 
 struct ImportOptions {
-  std::string format;               // "llmc", "megatron", "numpy"
-  std::vector<std::string> files;   // megatron: the .bin, the .idx or what both names begin with
+  std::string format;              // "llmc", "megatron", "numpy"
+  std::vector<std::string> files;  // megatron: the .bin, the .idx or what both names begin with
   std::vector<std::string> valid_files;  // wholly for validation
-  std::string path = "";            // of the dataset
+  std::string path = "";                 // of the dataset
   // "byte", the path of a SentencePiece .model, or any name: then vocab_size, bos and eos say the
   // rest, and ids cannot be turned into text.
   std::string tokenizer = "";

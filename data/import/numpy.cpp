@@ -12,12 +12,16 @@ std::unique_ptr<TokenStream> open_numpy(const std::string& path, const std::stri
     File file(path, "rb");
     char begin[6] = {};
     if (file.read(begin, sizeof begin) == sizeof begin && std::string_view(begin, 6) == "\x93NUMPY")
-      throw Error("{}: is a .npy file, with a header; write the ids alone: numpy.load(...).tofile(...)", path);
+      throw Error(
+          "{}: is a .npy file, with a header; write the ids alone: numpy.load(...).tofile(...)",
+          path);
   }
   if (size % type.n_bytes != 0)
-    throw Error("{}: {} bytes are not a whole number of {}: cut, or of another type", path, size, type.name);
+    throw Error("{}: {} bytes are not a whole number of {}: cut, or of another type", path, size,
+                type.name);
   const int64_t n = size / type.n_bytes;
-  return cut_into_documents(TokenFile(path, type, 0, n, tokenizer.vocab_size), type.n_bytes, tokenizer);
+  return cut_into_documents(TokenFile(path, type, 0, n, tokenizer.vocab_size), type.n_bytes,
+                            tokenizer);
 }
 
 }  // namespace ceiling

@@ -23,9 +23,13 @@ void widen(const std::vector<uint8_t>& bytes, std::vector<int64_t>& numbers) {
 }  // namespace
 
 IntegerType integer_type(const std::string& name, const std::string& where) {
-  for (const IntegerType& type :
-       {IntegerType{"uint8", 1, false}, {"int8", 1, true}, {"uint16", 2, false}, {"int16", 2, true},
-        {"uint32", 4, false}, {"int32", 4, true}, {"int64", 8, true}})
+  for (const IntegerType& type : {IntegerType{"uint8", 1, false},
+                                  {"int8", 1, true},
+                                  {"uint16", 2, false},
+                                  {"int16", 2, true},
+                                  {"uint32", 4, false},
+                                  {"int32", 4, true},
+                                  {"int64", 8, true}})
     if (name == type.name) return type;
   throw Error("{}: tokens of type '{}' are not read", where, name);
 }
@@ -59,10 +63,17 @@ std::span<const int64_t> IntegerFile::next(int64_t n) {
     if (file_->read(bytes_.data(), bytes_.size()) != bytes_.size())
       throw Error("{}: was cut while it was read", file_->path());
     switch (type_.n_bytes) {
-      case 1: type_.is_signed ? widen<int8_t>(bytes_, numbers_) : widen<uint8_t>(bytes_, numbers_); break;
-      case 2: type_.is_signed ? widen<int16_t>(bytes_, numbers_) : widen<uint16_t>(bytes_, numbers_); break;
-      case 4: type_.is_signed ? widen<int32_t>(bytes_, numbers_) : widen<uint32_t>(bytes_, numbers_); break;
-      default: widen<int64_t>(bytes_, numbers_);
+      case 1:
+        type_.is_signed ? widen<int8_t>(bytes_, numbers_) : widen<uint8_t>(bytes_, numbers_);
+        break;
+      case 2:
+        type_.is_signed ? widen<int16_t>(bytes_, numbers_) : widen<uint16_t>(bytes_, numbers_);
+        break;
+      case 4:
+        type_.is_signed ? widen<int32_t>(bytes_, numbers_) : widen<uint32_t>(bytes_, numbers_);
+        break;
+      default:
+        widen<int64_t>(bytes_, numbers_);
     }
     used_ = 0;
   }
@@ -91,9 +102,11 @@ std::span<const uint32_t> TokenFile::next(int64_t n) {
   tokens_.resize(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size_)
-      throw Error("{}: token {} at position {} is not in the vocabulary of {} ids; is the type of the tokens "
-                  "right, and the vocabulary?",
-                  ids_.path(), ids[i], at_ + static_cast<int64_t>(i), vocab_size_);
+      throw Error(
+          "{}: token {} at position {} is not in the vocabulary of {} ids; is the type of the "
+          "tokens "
+          "right, and the vocabulary?",
+          ids_.path(), ids[i], at_ + static_cast<int64_t>(i), vocab_size_);
     tokens_[i] = static_cast<uint32_t>(ids[i]);
   }
   at_ += static_cast<int64_t>(ids.size());

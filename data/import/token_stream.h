@@ -18,10 +18,12 @@ struct IntegerType {
   int64_t n_bytes;
   bool is_signed;
 };
-// Error naming `where` unless it is one of "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64".
+// Error naming `where` unless it is one of "uint8", "int8", "uint16", "int16", "uint32", "int32",
+// "int64".
 IntegerType integer_type(const std::string& name, const std::string& where);
 
-// A run of integers in a file, read front to back (seek is cheap where it lands on what comes next).
+// A run of integers in a file, read front to back (seek is cheap where it lands on what comes
+// next).
 class IntegerFile {
  public:
   IntegerFile(const std::string& path, IntegerType type, int64_t first_byte, int64_t n);
@@ -54,10 +56,12 @@ class TokenStream {
   virtual int64_t bytes_done() const = 0;
 };
 
-// Ids as they are stored -> tokens. Error naming file and position of one that is not in the vocabulary.
+// Ids as they are stored -> tokens. Error naming file and position of one that is not in the
+// vocabulary.
 class TokenFile {
  public:
-  TokenFile(const std::string& path, IntegerType type, int64_t first_byte, int64_t n, int64_t vocab_size);
+  TokenFile(const std::string& path, IntegerType type, int64_t first_byte, int64_t n,
+            int64_t vocab_size);
   int64_t size() const { return ids_.size(); }
   void seek(int64_t index);
   std::span<const uint32_t> next(int64_t n);  // as IntegerFile::next

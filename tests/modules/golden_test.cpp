@@ -27,9 +27,7 @@ struct Golden {
   std::unique_ptr<LanguageModel> model;
 };
 
-std::string golden_path(const std::string& name) {
-  return source_dir() + "/tests/golden/" + name;
-}
+std::string golden_path(const std::string& name) { return source_dir() + "/tests/golden/" + name; }
 
 // The registered architecture that recognises the fixture's config.json, with `override_yaml` keys
 // changed.
