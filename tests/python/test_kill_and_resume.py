@@ -48,19 +48,24 @@ def main():
                 "train: {steps: 120, global_batch: 8, lr: 3e-3, warmup_steps: 10, log_every: 5}\n"
                 "eval: {every: 40}\ncheckpoint: {every: 7, keep_last: 2}\n"
             )
+            start = time.monotonic()
             whole = run("train", str(config), f"run.dir={root}/runs/{architecture}-whole")
             assert whole.returncode == 0, whole.stderr
+            whole_s = time.monotonic() - start
             kills = 0
             while True:
                 process = subprocess.Popen([CEILING, "train", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
                 if kills < KILLS:
-                    time.sleep(random.uniform(0.05, 2.5))
+                    # Well within a whole run, so that the kills do happen however fast the machine is.
+                    time.sleep(random.uniform(0.02, 0.5) * whole_s)
                     process.kill()
                 _, err = process.communicate()
                 if process.returncode == 0:
                     break
                 assert process.returncode == -9, err.decode()
                 kills += 1
+            # A run that was never killed would prove nothing.
+            assert kills >= min(3, KILLS), f"{architecture}: only {kills} kills before the run was finished"
             folder = root / "runs" / architecture
             whole_folder = root / "runs" / f"{architecture}-whole"
             assert last_weights(folder) == last_weights(whole_folder), f"{architecture}: weights differ after {kills} kills"
