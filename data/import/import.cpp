@@ -143,15 +143,11 @@ ImportSummary import_tokens(const ImportOptions& options) {
   std::vector<std::pair<std::string, std::optional<Split>>> files;
   for (const std::string& file : options.files) files.emplace_back(file, std::nullopt);
   for (const std::string& file : options.valid_files) files.emplace_back(file, Split::kValid);
-  for (const auto& [file, split] : files) {
-    open_stream(options, file, tokenizer);
-    std::error_code not_a_file;
-    const auto size = fs::file_size(file, not_a_file);
-    total_bytes += not_a_file ? 0 : static_cast<int64_t>(size);
-  }
+  for (const auto& [file, split] : files)
+    total_bytes += open_stream(options, file, tokenizer)->bytes_total();
 
   DocumentWriter documents(writer, options.valid_share, tokenizer.eos);
-  Progress progress("importing", options.format == "megatron" ? 0 : total_bytes);
+  Progress progress("importing", total_bytes);
   for (const auto& [file, split] : files) {
     const auto stream = open_stream(options, file, tokenizer);
     while (const auto piece = stream->next()) {
@@ -172,7 +168,7 @@ ImportSummary import_tokens(const ImportOptions& options) {
   if (options.valid_share > 0 && summary.valid.n_documents == 0)
     throw Error(
         "--valid-share: {} of {} documents leaves none for validation; raise it, or name files for "
-        "validation with --valid",
+        "validation with --valid-files",
         format_double(options.valid_share), summary.train.n_documents);
   if (!vocabulary.model_file.empty()) writer.add_file(kTokenizerFile, vocabulary.model_file);
   writer.commit(provenance(options, summary.n_empty));

@@ -109,6 +109,7 @@ class Megatron final : public TokenStream {
     return Piece{tokens, false};
   }
   int64_t bytes_done() const override { return n_read_ * index_.type.n_bytes; }
+  int64_t bytes_total() const override { return bin_bytes_; }
 
  private:
   int64_t bin_tokens(const std::string& path) const {

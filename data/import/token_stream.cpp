@@ -12,24 +12,26 @@ namespace {
 constexpr int64_t kBufferItems = int64_t{1} << 16;
 
 template <class Stored>
-void widen(const std::vector<uint8_t>& bytes, std::vector<int64_t>& numbers) {
+void widen(const uint8_t* bytes, std::span<int64_t> numbers) {
   for (size_t i = 0; i < numbers.size(); ++i) {
     Stored value;
-    std::memcpy(&value, bytes.data() + i * sizeof value, sizeof value);
+    std::memcpy(&value, bytes + i * sizeof value, sizeof value);
     numbers[i] = static_cast<int64_t>(value);
   }
+}
+
+template <class Stored>
+IntegerType type_of(const char* name) {
+  return {name, sizeof(Stored), widen<Stored>};
 }
 
 }  // namespace
 
 IntegerType integer_type(const std::string& name, const std::string& where) {
-  for (const IntegerType& type : {IntegerType{"uint8", 1, false},
-                                  {"int8", 1, true},
-                                  {"uint16", 2, false},
-                                  {"int16", 2, true},
-                                  {"uint32", 4, false},
-                                  {"int32", 4, true},
-                                  {"int64", 8, true}})
+  for (const IntegerType& type :
+       {type_of<uint8_t>("uint8"), type_of<int8_t>("int8"), type_of<uint16_t>("uint16"),
+        type_of<int16_t>("int16"), type_of<uint32_t>("uint32"), type_of<int32_t>("int32"),
+        type_of<int64_t>("int64")})
     if (name == type.name) return type;
   throw Error("{}: tokens of type '{}' are not read", where, name);
 }
@@ -62,19 +64,7 @@ std::span<const int64_t> IntegerFile::next(int64_t n) {
     bytes_.resize(numbers_.size() * static_cast<size_t>(type_.n_bytes));
     if (file_->read(bytes_.data(), bytes_.size()) != bytes_.size())
       throw Error("{}: was cut while it was read", file_->path());
-    switch (type_.n_bytes) {
-      case 1:
-        type_.is_signed ? widen<int8_t>(bytes_, numbers_) : widen<uint8_t>(bytes_, numbers_);
-        break;
-      case 2:
-        type_.is_signed ? widen<int16_t>(bytes_, numbers_) : widen<uint16_t>(bytes_, numbers_);
-        break;
-      case 4:
-        type_.is_signed ? widen<int32_t>(bytes_, numbers_) : widen<uint32_t>(bytes_, numbers_);
-        break;
-      default:
-        widen<int64_t>(bytes_, numbers_);
-    }
+    type_.widen(bytes_.data(), numbers_);
     used_ = 0;
   }
   const size_t count = std::min(static_cast<size_t>(n), numbers_.size() - used_);
@@ -151,6 +141,7 @@ class CutAtMarks final : public TokenStream {
     return piece;
   }
   int64_t bytes_done() const override { return done_ * item_bytes_; }
+  int64_t bytes_total() const override { return file_.size() * item_bytes_; }
 
  private:
   TokenFile file_;

@@ -16,7 +16,7 @@ namespace ceiling {
 struct IntegerType {
   const char* name;
   int64_t n_bytes;
-  bool is_signed;
+  void (*widen)(const uint8_t* bytes, std::span<int64_t> numbers);
 };
 // Error naming `where` unless it is one of "uint8", "int8", "uint16", "int16", "uint32", "int32",
 // "int64".
@@ -54,6 +54,7 @@ class TokenStream {
   virtual ~TokenStream() = default;
   virtual std::optional<Piece> next() = 0;
   virtual int64_t bytes_done() const = 0;
+  virtual int64_t bytes_total() const = 0;
 };
 
 // Ids as they are stored -> tokens. Error naming file and position of one that is not in the
