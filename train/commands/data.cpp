@@ -46,6 +46,10 @@ int inspect(const std::string& path, bool json) {
     dataset.read_tokens(split, 0, first);
     rows.push_back({"first tokens", fmt::format("{}", fmt::join(first, " "))});
   }
+  for (const auto& [key, value] : dataset.manifest().at("provenance").items()) {
+    const std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
+    rows.push_back({key, text.size() <= 200 ? text : text.substr(0, 200) + " ... (--json)"});
+  }
   std::printf("%s", description_text(rows).c_str());
   return 0;
 }
