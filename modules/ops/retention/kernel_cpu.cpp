@@ -1,7 +1,8 @@
-// Retention's sweep on a CPU. Bound: fused multiply-adds, 4 M N operations per token and head. One
-// task owns a head (or some of its columns); the state stays in its cache and passes through
-// registers once per block of 8 tokens, in which the tokens read it and are taken in. Both forms
-// run on it: a block is a short chunk, and a long chunk would only add work on a CPU.
+// Retention's sweep on a CPU. Bound: fused multiply-adds, 4 M N + C (M + N) operations per token
+// and head with pieces of C tokens. One task owns a head (or some of its columns) and walks through
+// time; the state stays in its cache. Every product runs on one register tile, rows x vectors of
+// columns. Pieces end where a document does, so nothing of one document is multiplied into another.
+#include <string.h>
 #include <xmmintrin.h>
 
 #include "modules/ops/cpu_math.h"
@@ -11,7 +12,22 @@ namespace ceiling::CEILING_ISA {
 
 namespace {
 
-typedef float Vector __attribute__((vector_size(4 * kSweepLanes), aligned(4)));
+// A tile's sums, a row of the right side and one broadcast number fill the vector registers.
+#if defined(__AVX512F__)
+constexpr int kWidth = 16, kRows = 8;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8, kRows = 4;
+#else
+constexpr int kWidth = 4, kRows = 4;
+#endif
+constexpr int kVectors = 2;
+constexpr int64_t kTile = kVectors * kWidth;  // columns of a tile
+static_assert(kSweepColumns % kTile == 0 && kSweepFill % kRows == 0 && kSweepChunk % kWidth == 0);
+
+typedef float Vector __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+
+inline const Vector& vector_at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline Vector& vector_at(float* p) { return *reinterpret_cast<Vector*>(p); }
 
 // Decayed states become denormal numbers, which are 10 to 50 times slower; they count as zero here.
 class FlushDenormals {
@@ -23,126 +39,206 @@ class FlushDenormals {
   unsigned before_;
 };
 
-struct Weights {
-  float enter[kSweepBlock], leave[kSweepBlock], across;
-  float within[kSweepBlock][kSweepBlock];  // [reader][source]
-};
-
-// Products of decays inside a block of `r` tokens whose first is `start[0]`; 0 across a document's
-// start.
-void block_weights(const float* power, const uint8_t* start, int64_t r, bool backward, Weights* w) {
-  bool reached = true;  // no start among tokens 0 .. i
-  for (int64_t i = 0; i < r; ++i) {
-    reached = reached && !(start && start[i]);
-    w->enter[i] = reached ? power[i + 1] : 0;
-    bool same = true;  // no start in (j, i]
-    for (int64_t j = i; j >= 0; --j) {
-      const float weight = same ? power[i - j] : 0;
-      w->within[backward ? j : i][backward ? i : j] = weight;
-      if (i != j) w->within[backward ? i : j][backward ? j : i] = 0;
-      if (i == r - 1) w->leave[j] = weight;
-      same = same && !(start && start[j]);
-    }
-  }
-  w->across = reached ? power[r] : 0;
-  if (!backward) return;
-  for (int64_t i = 0; i < r; ++i) {
-    const float enter = w->enter[i];
-    w->enter[i] = w->leave[i];
-    w->leave[i] = enter;
-  }
-}
-
-template <class T>
-void sweep_task(const SweepParams& p, int64_t task) {
-  const int64_t split = task % p.column_splits, bh = task / p.column_splits;
-  const int64_t b = bh / p.heads, h = bh % p.heads;
-  // Columns [first, last) of the value, whole vectors but for the end.
-  const int64_t vectors = sweep_columns(p.n) / kSweepLanes;
-  const int64_t first = split * vectors / p.column_splits * kSweepLanes;
-  const int64_t end_vector = (split + 1) * vectors / p.column_splits * kSweepLanes;
-  const int64_t last = end_vector < p.n ? end_vector : p.n;
-  const int64_t columns = end_vector - first;  // padded
-  const int64_t n_columns = last - first;
-  if (n_columns <= 0) return;
-  float* state = p.workspace + task * sweep_workspace(p.m, p.n);  // [M, columns]
-  float* v = state + p.m * columns;                               // [block, columns]
-  float* q = v + kSweepBlock * columns;                           // [M, block]: scaled by enter
-  float* k = q + kSweepBlock * p.m;                               // [M, block]: scaled by leave
-  for (int64_t i = 0; i < p.m; ++i)
-    for (int64_t j = 0; j < columns; ++j)
-      state[i * columns + j] =
-          p.state_in && j < n_columns ? p.state_in[(bh * p.m + i) * p.n + first + j] : 0.0f;
-
-  float power[kSweepBlock + 1];
-  for (int64_t i = 0; i <= kSweepBlock; ++i)
-    power[i] = static_cast<float>(exp(static_cast<double>(i) * p.log_decay[h]));
-  const auto row = [&](const SweepRows& rows, int64_t t) {
-    return static_cast<const T*>(rows.data) + b * rows.batch_stride + t * rows.time_stride +
-           h * rows.head_stride;
-  };
-  const int64_t blocks = (p.seq_len + kSweepBlock - 1) / kSweepBlock;
-  for (int64_t step = 0; step < blocks; ++step) {
-    const int64_t block = p.backward ? blocks - 1 - step : step, t0 = block * kSweepBlock;
-    const int64_t r = p.seq_len - t0 < kSweepBlock ? p.seq_len - t0 : kSweepBlock;
-    Weights w;
-    block_weights(power, p.start ? p.start + b * p.seq_len + t0 : nullptr, r, p.backward, &w);
-
-    float score[kSweepBlock][kSweepBlock];
-    for (int64_t i = 0; i < r; ++i) {
-      const T* qi = row(p.query, t0 + i);
-      for (int64_t j = 0; j < r; ++j) {
-        const T* kj = row(p.key, t0 + j);
-        score[i][j] =
-            w.within[i][j] == 0 ? 0 : w.within[i][j] * lane_sum<float>(p.m, [&](int64_t c) {
-                                        return load(qi, c) * load(kj, c);
-                                      });
-      }
-    }
-    for (int64_t i = 0; i < kSweepBlock; ++i) {
-      const bool real = i < r;
-      const T *qi = row(p.query, t0 + (real ? i : 0)), *ki = row(p.key, t0 + (real ? i : 0)),
-              *vi = row(p.value, t0 + (real ? i : 0));
-      const float enter = real ? w.enter[i] : 0, leave = real ? w.leave[i] : 0;
-      for (int64_t c = 0; c < p.m; ++c) {
-        // A factor of 0 must not turn a foreign infinity into not-a-number.
-        q[c * kSweepBlock + i] = enter == 0 ? 0 : enter * load(qi, c);
-        k[c * kSweepBlock + i] = leave == 0 ? 0 : leave * load(ki, c);
-      }
-      for (int64_t c = 0; c < columns; ++c)
-        v[i * columns + c] = real && c < n_columns ? load(vi, first + c) : 0.0f;
-    }
-
-    for (int64_t c = 0; c < columns; c += kSweepLanes) {
-      Vector out[kSweepBlock] = {}, value[kSweepBlock];
-      for (int64_t i = 0; i < kSweepBlock; ++i)
-        value[i] = *reinterpret_cast<const Vector*>(v + i * columns + c);
-      for (int64_t i = 0; i < p.m; ++i) {
-        Vector* at = reinterpret_cast<Vector*>(state + i * columns + c);
-        const Vector held = *at;
-        Vector next = held * w.across;
-        const float *qi = q + i * kSweepBlock, *ki = k + i * kSweepBlock;
+// sum[r][n] += a[r] b[n] for each of `steps` steps: a column of the left side, a row of the right.
+template <int R, int N>
+inline void accumulate(Vector (&sum)[R][N], const float* a, int64_t a_row, int64_t a_step,
+                       const float* b, int64_t b_step, int64_t steps) {
+  for (int64_t s = 0; s < steps; ++s, a += a_step, b += b_step) {
+    Vector right[N];
 #pragma GCC unroll 8
-        for (int64_t x = 0; x < kSweepBlock; ++x) {
-          out[x] += held * qi[x];
-          next += value[x] * ki[x];
-        }
-        *at = next;
-      }
-      for (int64_t i = 0; i < r; ++i) {
-        Vector sum = out[i];
-        for (int64_t j = 0; j < r; ++j)
-          if (w.within[i][j] != 0) sum += value[j] * score[i][j];
-        T* to = static_cast<T*>(p.out) + ((b * p.seq_len + t0 + i) * p.heads + h) * p.n + first + c;
-        const int64_t width = n_columns - c < kSweepLanes ? n_columns - c : kSweepLanes;
-        for (int64_t lane = 0; lane < width; ++lane) store(to, lane, sum[lane]);
-      }
+    for (int n = 0; n < N; ++n) right[n] = vector_at(b + n * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sum[r][n] += right[n] * a[r * a_row];
+  }
+}
+
+template <int R>
+struct RowCount {
+  static constexpr int value = R;
+};
+// body(RowCount<R>(), i) for tiles of rows i .. i + R that cover [0, rows).
+template <int R, class Body>
+inline void one_tile(int64_t left, int64_t i, const Body& body) {
+  if (left >= R)
+    body(RowCount<R>(), i);
+  else if constexpr (R > 1)
+    one_tile<R - 1>(left, i, body);
+}
+template <class Body>
+inline void for_row_tiles(int64_t rows, const Body& body) {
+  for (int64_t i = 0; i < rows; i += kRows) one_tile<kRows>(rows - i, i, body);
+}
+
+// One head's columns [first, last), in the order in which tokens are visited: i = 0 is the first of
+// a piece, whichever way time runs.
+template <class T>
+class Task {
+ public:
+  Task(const SweepParams& p, int64_t task) : p_(p) {
+    const int64_t split = task % p.column_splits, bh = task / p.column_splits;
+    b_ = bh / p.heads, h_ = bh % p.heads;
+    const int64_t slabs = filled(p.n, kSweepColumns) / kSweepColumns;
+    first_ = split * slabs / p.column_splits * kSweepColumns;
+    const int64_t end = (split + 1) * slabs / p.column_splits * kSweepColumns;
+    columns_ = end - first_;
+    n_columns_ = (end < p.n ? end : p.n) - first_;
+    m_ = filled(p.m, kSweepFill);
+    state_ = p.workspace;
+    value_ = state_ + m_ * columns_;
+    query_ = value_ + kSweepChunk * columns_;
+    key_ = query_ + kSweepChunk * m_;
+    key_across_ = key_ + kSweepChunk * m_;
+    score_ = key_across_ + kSweepChunk * m_;
+    for (int64_t i = 0; i <= kSweepChunk; ++i)
+      power_[i] = static_cast<float>(exp(static_cast<double>(i) * p.log_decay[h_]));
+    // enter: decays from the state to the piece's i-th token; leave: from there to the next state.
+    // Forward in time a token's own decay lies before it, backward behind it.
+    for (int64_t i = 0; i < kSweepChunk; ++i) enter_[i] = power_[p.backward ? i : i + 1];
+    // within_[kSweepChunk + j - i]: decays between tokens i >= j, one row of the mask per offset.
+    for (int64_t d = 0; d < 2 * kSweepChunk; ++d)
+      within_[d] = d <= kSweepChunk ? power_[kSweepChunk - d] : 0.0f;
+  }
+
+  void run() {
+    load_state();
+    for (int64_t at = 0; at < p_.seq_len;) {
+      if (starts_afresh(at)) clear_state();
+      int64_t n = 1;
+      while (n < p_.chunk && at + n < p_.seq_len && !starts_afresh(at + n)) ++n;
+      piece(at, n);
+      at += n;
+    }
+    if (p_.backward && p_.start && start_of(0)) clear_state();
+    store_state();
+  }
+
+ private:
+  bool start_of(int64_t t) const { return p_.start[b_ * p_.seq_len + t]; }
+  int64_t token(int64_t i) const { return p_.backward ? p_.seq_len - 1 - i : i; }
+  // Whether a document's edge lies between the tokens visited before the i-th and the i-th.
+  bool starts_afresh(int64_t i) const {
+    if (!p_.start || (p_.backward && i == 0)) return false;
+    return start_of(p_.backward ? p_.seq_len - i : i);
+  }
+
+  const T* row(const SweepRows& rows, int64_t i) const {
+    return static_cast<const T*>(rows.data) + b_ * rows.batch_stride + token(i) * rows.time_stride +
+           h_ * rows.head_stride;
+  }
+
+  void clear_state() { memset(state_, 0, static_cast<size_t>(m_ * columns_) * sizeof(float)); }
+
+  int64_t state_index(int64_t i) const { return ((b_ * p_.heads + h_) * p_.m + i) * p_.n + first_; }
+  void load_state() {
+    clear_state();
+    if (!p_.state_in) return;
+    for (int64_t i = 0; i < p_.m; ++i)
+      for (int64_t c = 0; c < n_columns_; ++c)
+        state_[i * columns_ + c] = p_.state_in[state_index(i) + c];
+  }
+  void store_state() const {
+    for (int64_t i = 0; i < p_.m; ++i)
+      for (int64_t c = 0; c < n_columns_; ++c)
+        p_.state_out[state_index(i) + c] = state_[i * columns_ + c];
+  }
+
+  void piece(int64_t at, int64_t n) {
+    load_piece(at, n);
+    for_row_tiles(n, [&](auto rows, int64_t i) { scores<decltype(rows)::value>(i); });
+    for (int64_t c = 0; c < columns_; c += kTile) {
+      for_row_tiles(n, [&](auto rows, int64_t i) { outputs<decltype(rows)::value>(at, i, c); });
+      for (int64_t i = 0; i < m_; i += kRows) take_in(i, c, n);
     }
   }
-  for (int64_t i = 0; i < p.m; ++i)
-    for (int64_t j = 0; j < n_columns; ++j)
-      p.state_out[(bh * p.m + i) * p.n + first + j] = state[i * columns + j];
-}
+
+  // query_ [C, M], key_ [M, C], value_ [C, N], key_across_ [C, M] with the decays to the next
+  // state.
+  void load_piece(int64_t at, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      const T *q = row(p_.query, at + i), *k = row(p_.key, at + i);
+      const T* v = row(p_.value, at + i) + first_;
+      const float leave = power_[p_.backward ? n - i : n - 1 - i];
+      float *query = query_ + i * m_, *across = key_across_ + i * m_;
+      float* value = value_ + i * columns_;
+      for (int64_t c = 0; c < p_.m; ++c) query[c] = load(q, c);
+      for (int64_t c = 0; c < p_.m; ++c) across[c] = leave * load(k, c);
+      for (int64_t c = p_.m; c < m_; ++c) across[c] = 0;
+      for (int64_t c = 0; c < p_.m; ++c) key_[c * kSweepChunk + i] = load(k, c);
+      for (int64_t c = 0; c < n_columns_; ++c) value[c] = load(v, c);
+      for (int64_t c = n_columns_; c < columns_; ++c) value[c] = 0;
+    }
+  }
+
+  // score_ [C, C] = (query key^T) * within, as far as rows i .. i + R are read.
+  template <int R>
+  void scores(int64_t i) {
+    for (int64_t j = 0; j < i + R; j += kWidth) {
+      Vector sum[R][1] = {};
+      accumulate(sum, query_ + i * m_, m_, 1, key_ + j, kSweepChunk, p_.m);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+        vector_at(score_ + (i + r) * kSweepChunk + j) =
+            sum[r][0] * vector_at(within_ + kSweepChunk + j - i - r);
+    }
+  }
+
+  // Rows i .. i + R of out: enter (query state) + score value, over sources up to the row's own.
+  template <int R>
+  void outputs(int64_t at, int64_t i, int64_t c) {
+    Vector sum[R][kVectors] = {};
+    accumulate(sum, query_ + i * m_, m_, 1, state_ + c, columns_, p_.m);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int n = 0; n < kVectors; ++n) sum[r][n] *= enter_[i + r];
+    const float* score = score_ + i * kSweepChunk;
+    accumulate(sum, score, kSweepChunk, 1, value_ + c, columns_, i);
+    // The corner: a later token is not even multiplied by 0, which not-a-number would survive.
+#pragma GCC unroll 8
+    for (int s = 0; s < R; ++s)
+#pragma GCC unroll 8
+      for (int r = s; r < R; ++r)
+#pragma GCC unroll 8
+        for (int n = 0; n < kVectors; ++n)
+          sum[r][n] += vector_at(value_ + (i + s) * columns_ + c + n * kWidth) *
+                       score[r * kSweepChunk + i + s];
+    const int64_t width = n_columns_ - c < kTile ? n_columns_ - c : kTile;
+    for (int r = 0; r < R; ++r) {
+      float line[kTile];
+#pragma GCC unroll 8
+      for (int n = 0; n < kVectors; ++n) vector_at(line + n * kWidth) = sum[r][n];
+      T* to = static_cast<T*>(p_.out) +
+              ((b_ * p_.seq_len + token(at + i + r)) * p_.heads + h_) * p_.n + first_ + c;
+      if (width == kTile)
+        for (int64_t lane = 0; lane < kTile; ++lane) store(to, lane, line[lane]);
+      else
+        for (int64_t lane = 0; lane < width; ++lane) store(to, lane, line[lane]);
+    }
+  }
+
+  // Rows i .. i + kRows of the state: across state + key^T value.
+  void take_in(int64_t i, int64_t c, int64_t n) {
+    Vector sum[kRows][kVectors];
+    float* state = state_ + i * columns_ + c;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int x = 0; x < kVectors; ++x)
+        sum[r][x] = vector_at(state + r * columns_ + x * kWidth) * power_[n];
+    accumulate(sum, key_across_ + i, 1, m_, value_ + c, columns_, n);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int x = 0; x < kVectors; ++x) vector_at(state + r * columns_ + x * kWidth) = sum[r][x];
+  }
+
+  const SweepParams& p_;
+  int64_t b_, h_, first_, columns_, n_columns_, m_;
+  float *state_, *value_, *query_, *key_, *key_across_, *score_;
+  float power_[kSweepChunk + 1], enter_[kSweepChunk], within_[2 * kSweepChunk];
+};
 
 }  // namespace
 
@@ -150,9 +246,9 @@ void retention_sweep(const SweepParams& p, int64_t begin, int64_t end) {
   const FlushDenormals flush;
   for (int64_t task = begin; task < end; ++task) {
     if (p.type == CpuType::kFloat)
-      sweep_task<float>(p, task);
+      Task<float>(p, task).run();
     else
-      sweep_task<bf16>(p, task);
+      Task<bf16>(p, task).run();
   }
 }
 

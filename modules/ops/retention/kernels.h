@@ -12,6 +12,7 @@ struct SweepParams {
   CpuType type;                  // of query, key, value and out: kFloat or kBFloat16
   bool backward;                 // in time
   int64_t seq_len, heads, m, n;  // T, H; query and key are M wide, value is N wide
+  int64_t chunk;                 // tokens of one piece, at most kSweepChunk
   SweepRows query, key, value;
   const float* state_in;    // [B, H, M, N] or null: zeros
   void* out;                // [B, T, H, N]
@@ -19,18 +20,22 @@ struct SweepParams {
   const double* log_decay;  // [H]
   const uint8_t* start;     // [B, T] or null
   int64_t column_splits;    // each head's N columns are cut into this many tasks
-  float* workspace;         // sweep_workspace(m, n) floats per task
+  float* workspace;         // of this call: sweep_workspace(m, n) floats
 };
 
-constexpr int64_t kSweepBlock =
-    8;  // tokens taken in at once, while the state passes through registers
-constexpr int64_t kSweepLanes = 16;  // columns of the state that a vector holds
+// Longer pieces add work within them, shorter ones pass the state through registers more often;
+// measured in README.md.
+constexpr int64_t kSweepChunk = 16;
+constexpr int64_t kSweepColumns = 32;  // widths are filled up to whole register tiles
+constexpr int64_t kSweepFill = 8;      // and so are heights
 
-constexpr int64_t sweep_columns(int64_t n) {
-  return (n + kSweepLanes - 1) / kSweepLanes * kSweepLanes;
+constexpr int64_t filled(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
 }
+// The state and a piece's values; its queries and keys (twice); its scores.
 constexpr int64_t sweep_workspace(int64_t m, int64_t n) {
-  return (m + kSweepBlock) * sweep_columns(n) + 2 * kSweepBlock * m;
+  return (filled(m, kSweepFill) + kSweepChunk) * filled(n, kSweepColumns) +
+         3 * filled(m, kSweepFill) * kSweepChunk + kSweepChunk * kSweepChunk;
 }
 
 CEILING_CPU_KERNEL(retention_sweep, SweepParams);  // over B H column_splits

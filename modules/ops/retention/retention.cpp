@@ -68,7 +68,7 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
                                   .unsqueeze(1);
       }
       d_log_decay = (log_decay.dim() == 3 ? crossing : crossing.sum(at::IntArrayRef({0, 1})))
-                        .to(log_decay.scalar_type());
+                        .to(log_decay.options());
     }
     return {dq,
             dk,
@@ -82,7 +82,8 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
 };
 
 void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-           const at::Tensor& log_decay, const at::Tensor& state, int64_t chunk) {
+           const at::Tensor& log_decay, const at::Tensor& state, const Segments& segments,
+           int64_t chunk) {
   if (q.dim() != 4 || k.sizes() != q.sizes() || v.dim() != 4 ||
       v.sizes().slice(0, 3) != q.sizes().slice(0, 3))
     throw Error("retention: q and k must be [B, T, H, K] and v [B, T, H, V], of equal B, T and H");
@@ -98,6 +99,8 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
       (state.dim() != 4 || state.size(0) != q.size(0) || state.size(1) != q.size(2) ||
        state.size(2) != q.size(3) || state.size(3) != v.size(3)))
     throw Error("retention: the state must be [B, H, K, V]");
+  if (segments.any() && segments.start.sizes() != q.sizes().slice(0, 2))
+    throw Error("retention: the segments must be [B, T], as q is");
   if (chunk < 1) throw Error("retention: chunk {} is not allowed, must be at least 1", chunk);
 }
 
@@ -106,7 +109,7 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 RetentionOutput retention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const at::Tensor& log_decay, const at::Tensor& state,
                           const Segments& segments, RetentionForm form, int64_t chunk) {
-  check(q, k, v, log_decay, state, chunk);
+  check(q, k, v, log_decay, state, segments, chunk);
   const variable_list out =
       RetentionFn::apply(q, k, v, log_decay, if_defined(state), &segments.start, form, chunk);
   return {out[0], out[1]};

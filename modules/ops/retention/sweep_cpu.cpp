@@ -38,20 +38,27 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
   // Two tasks per thread at least, by cutting heads into columns, which are independent of each
   // other.
   int64_t splits = 1;
-  while (batch * heads * splits < 2 * at::get_num_threads() && splits * 2 * kSweepLanes <= n)
+  while (batch * heads * splits < 2 * at::get_num_threads() && splits * 2 * kSweepColumns <= n)
     splits *= 2;
   const int64_t tasks = batch * heads * splits;
-  const at::Tensor workspace = at::empty({tasks, sweep_workspace(m, n)}, wide);
   SweepParams p{};
   p.type = cpu_type(query, "retention"), p.backward = time == Time::kBackward;
   p.seq_len = seq_len, p.heads = heads, p.m = m, p.n = n;
+  // The recurrent form may take several tokens at once, too: the same sums in another order.
+  p.chunk =
+      setting.form == RetentionForm::kChunk ? std::min(setting.chunk, kSweepChunk) : kSweepChunk;
   p.query = rows_of(query), p.key = rows_of(key), p.value = rows_of(value);
   p.state_in = state.defined() ? state.const_data_ptr<float>() : nullptr;
   p.out = result.out.mutable_data_ptr(), p.state_out = result.state.mutable_data_ptr<float>();
   p.log_decay = log_decay.const_data_ptr<double>();
   p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
-  p.column_splits = splits, p.workspace = workspace.mutable_data_ptr<float>();
-  at::parallel_for(0, tasks, 1, [&](int64_t b, int64_t e) { retention_sweep(p, b, e); });
+  p.column_splits = splits;
+  at::parallel_for(0, tasks, 1, [&](int64_t b, int64_t e) {
+    const at::Tensor workspace = at::empty({sweep_workspace(m, n)}, wide);
+    SweepParams mine = p;
+    mine.workspace = workspace.mutable_data_ptr<float>();
+    retention_sweep(mine, b, e);
+  });
   return result;
 }
 
