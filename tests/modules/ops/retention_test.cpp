@@ -1,14 +1,16 @@
 #include "modules/ops/retention/retention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 
-#include "base/error.h"
 #include "modules/ops/retention/reference.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/gradcheck.h"
+#include "tests/support/random_inputs.h"
 
 namespace ceiling {
 namespace {
@@ -71,9 +73,9 @@ struct Case {
   bool documents;
 };
 
-class RetentionTest : public ::testing::TestWithParam<Case> {};
+class RetentionFormTest : public ::testing::TestWithParam<Case> {};
 
-TEST_P(RetentionTest, OutputsStatesAndGradientsEqualTheReferenceInFloat64) {
+TEST_P(RetentionFormTest, OutputsStatesAndGradientsEqualTheReferenceInFloat64) {
   const Case c = GetParam();
   for (const bool per_token : {false, true}) {
     const Inputs in = make_inputs(c.seq_len, at::kDouble, c.documents, per_token);
@@ -96,7 +98,7 @@ TEST_P(RetentionTest, OutputsStatesAndGradientsEqualTheReferenceInFloat64) {
   }
 }
 
-TEST_P(RetentionTest, KernelsAtWorkingPrecisionEqualTheReference) {
+TEST_P(RetentionFormTest, KernelsAtWorkingPrecisionEqualTheReference) {
   const Case c = GetParam();
   // fp32: rounding of short sums; bf16: inputs and outputs are rounded to 8 bits, so 2^-8 with some
   // accumulation.
@@ -125,62 +127,254 @@ TEST_P(RetentionTest, KernelsAtWorkingPrecisionEqualTheReference) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const bool documents : {false, true})
-    for (const int64_t seq_len : {1, 7, 8, 9, 33})
+    for (const int64_t seq_len : {1, 7, 8, 9, 16, 17, 33, 67})
       for (const auto& [form, chunk] : {std::pair{RetentionForm::kParallel, int64_t{64}},
                                         std::pair{RetentionForm::kRecurrent, int64_t{64}},
                                         std::pair{RetentionForm::kChunk, int64_t{1}},
-                                        std::pair{RetentionForm::kChunk, int64_t{8}},
+                                        std::pair{RetentionForm::kChunk, int64_t{7}},
                                         std::pair{RetentionForm::kChunk, int64_t{64}}})
         all.push_back({form, chunk, seq_len, documents});
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Sweep, RetentionTest, ::testing::ValuesIn(cases()));
+INSTANTIATE_TEST_SUITE_P(Sweep, RetentionFormTest, ::testing::ValuesIn(cases()));
+
+constexpr RetentionForm kForms[] = {RetentionForm::kParallel, RetentionForm::kChunk,
+                                    RetentionForm::kRecurrent};
+
+RetentionOutput run(const Inputs& in, RetentionForm form, int64_t chunk = 8) {
+  return retention(in.q, in.k, in.v, in.log_decay, in.state, in.segments, form, chunk);
+}
+
+Inputs part(const Inputs& in, int64_t begin, int64_t n, const at::Tensor& state) {
+  return {in.q.narrow(1, begin, n),
+          in.k.narrow(1, begin, n),
+          in.v.narrow(1, begin, n),
+          in.log_decay.dim() == 3 ? in.log_decay.narrow(1, begin, n) : in.log_decay,
+          state,
+          {}};
+}
+
+TEST(RetentionTest, GradientsEqualCentralDifferences) {
+  for (const RetentionForm form : kForms)
+    for (const bool per_token : {false, true}) {
+      const Inputs in = make_inputs(9, at::kDouble, true, per_token);
+      expect_gradients_equal_differences(
+          [&](const Tensors& x, const std::vector<Parameter>&) {
+            const auto out = retention(x[0], x[1], x[2], x[4], x[3], in.segments, form, 4);
+            return Tensors{out.o, out.state};
+          },
+          {in.q, in.k, in.v, in.state, in.log_decay}, {});
+    }
+}
+
+// The gradient that arrives at an intermediate state goes on into the segment before.
+TEST(RetentionTest, SegmentsWithCarriedStateEqualOnePassWithGradients) {
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat})
+    for (const RetentionForm form : kForms) {
+      const Inputs in = make_inputs(75, dtype, false);
+      const auto in_pieces = [&](const std::vector<int64_t>& lengths) {
+        return outputs_and_gradients(
+            in,
+            [&](const Inputs& x) {
+              Tensors o;
+              at::Tensor state = x.state;
+              int64_t at = 0;
+              for (const int64_t n : lengths) {
+                const auto out = run(part(x, at, n, state), form);
+                o.push_back(out.o);
+                state = out.state;
+                at += n;
+              }
+              return RetentionOutput{at::cat(o, 1), state};
+            },
+            false);
+      };
+      const auto whole = in_pieces({75}), pieces = in_pieces({1, 33, 40, 1});
+      for (size_t i = 0; i < whole.size(); ++i)
+        EXPECT_LT(relative_difference(pieces[i], whole[i]), dtype == at::kDouble ? 1e-13 : 1e-6);
+    }
+}
+
+TEST(RetentionTest, DocumentsEqualSeparateCalls) {
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat})
+    for (const RetentionForm form : kForms) {
+      Inputs in = make_inputs(70, dtype, false);
+      std::vector<int> document;
+      const std::vector<int64_t> lengths = {3, 1, 1, 27, 32, 6};
+      for (size_t i = 0; i < lengths.size(); ++i)
+        document.insert(document.end(), static_cast<size_t>(lengths[i]), static_cast<int>(i));
+      in.segments = make_segments(at::tensor(document, at::kInt).expand({2, 70}).contiguous());
+      const auto packed = run(in, form);
+      at::Tensor state = in.state;
+      Tensors o;
+      int64_t at = 0;
+      for (const int64_t n : lengths) {
+        const auto alone = run(part(in, at, n, state), form);
+        o.push_back(alone.o);
+        at += n;
+        state = at < 70 ? at::Tensor() : alone.state;
+      }
+      const double bound = dtype == at::kDouble ? 1e-13 : 1e-6;
+      EXPECT_LT(relative_difference(packed.o, at::cat(o, 1)), bound);
+      EXPECT_LT(relative_difference(packed.state, state), bound);
+    }
+}
+
+TEST(RetentionTest, ADocumentThatStartsAtOnceGivesTheStateBeforeNoGradient) {
+  for (const RetentionForm form : kForms)
+    for (const at::ScalarType dtype : {at::kDouble, at::kFloat}) {
+      Inputs in = make_inputs(5, dtype, false);
+      in.segments = make_segments(at::ones({2, 5}, at::kInt));
+      const auto all = outputs_and_gradients(
+          in, [&](const Inputs& x) { return run(x, form); }, false);
+      EXPECT_EQ(all[5].abs().max().item<double>(), 0);
+    }
+}
+
+TEST(RetentionTest, ManyTokensKeepFloat32Accuracy) {
+  at::manual_seed(3);
+  const auto options = at::TensorOptions().dtype(at::kDouble);
+  const int64_t seq_len = 8192;
+  const Inputs in{
+      at::randn({1, seq_len, 2, 16}, options),
+      at::randn({1, seq_len, 2, 16}, options),
+      at::randn({1, seq_len, 2, 24}, options),
+      // 1 - 2^-5 and 1 - 2^-12: the second sums over the whole length.
+      at::tensor({std::log1p(-std::exp2(-5.0)), std::log1p(-std::exp2(-12.0))}, options),
+      {},
+      {}};
+  const Inputs narrow{
+      in.q.to(at::kFloat), in.k.to(at::kFloat), in.v.to(at::kFloat), in.log_decay, {}, {}};
+  const auto want = run(in, RetentionForm::kChunk, 64);
+  for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent}) {
+    const auto got = run(narrow, form, 64);
+    EXPECT_LT(relative_difference(got.o, want.o), 2e-6);
+    EXPECT_LT(relative_difference(got.state, want.state), 2e-6);
+  }
+}
+
+// A decay near 0 drives states through the denormal range.
+TEST(RetentionTest, StrongDecaysAreExactAndDenormalArithmeticStaysTheCallers) {
+  Inputs in = make_inputs(67, at::kFloat, false);
+  in.log_decay = at::tensor({-3.0, -40.0, -200.0}, at::kDouble);
+  const auto got = run(in, RetentionForm::kChunk, 32);
+  const auto want = retention_reference(in.q.to(at::kDouble), in.k.to(at::kDouble),
+                                        in.v.to(at::kDouble), in.log_decay, in.state, {});
+  EXPECT_LT(relative_difference(got.o, want.o), 1e-6);
+  const volatile float smallest = 1e-38f;
+  EXPECT_GT(smallest * 0.01f, 0);
+}
+
+Tensors kernel_results(const Inputs& in) {
+  Tensors all = outputs_and_gradients(
+      in, [](const Inputs& x) { return run(x, RetentionForm::kChunk, 32); }, false);
+  all.push_back(run(in, RetentionForm::kRecurrent).o);
+  return all;
+}
 
 TEST(RetentionKernelTest, ThreadsDoNotChangeABit) {
-  const Inputs in = make_inputs(33, at::kFloat, true);
-  const auto run = [&] {
-    return retention(in.q, in.k, in.v, in.log_decay, in.state, in.segments, RetentionForm::kChunk,
-                     32)
-        .o;
-  };
-  const int before = at::get_num_threads();
-  at::set_num_threads(1);
-  const at::Tensor one = run();
-  at::set_num_threads(2);
-  const at::Tensor two = run();
-  at::set_num_threads(before);
-  EXPECT_TRUE(at::equal(one, two));
+  const Inputs many = make_inputs(33, at::kFloat, true);
+  expect_same_for_any_number_of_threads([&] { return kernel_results(many); });
+  // One head of one row: threads share its columns.
+  Inputs one = many;
+  one.q = random_normal({1, 33, 1, 24}, "q", 1, 1, at::kFloat);
+  one.k = random_normal({1, 33, 1, 24}, "k", 1, 1, at::kFloat);
+  one.v = random_normal({1, 33, 1, 200}, "v", 1, 1, at::kFloat);
+  one.state = random_normal({1, 1, 24, 200}, "state", 1, 1, at::kFloat);
+  one.log_decay = many.log_decay.narrow(0, 0, 1);
+  one.segments = {};
+  expect_same_for_any_number_of_threads([&] { return kernel_results(one); });
 }
 
 TEST(RetentionKernelTest, LaterTokensDoNotReachEarlierOnes) {
-  Inputs in = make_inputs(33, at::kFloat, false);
-  const auto run = [&] {
-    return retention(in.q, in.k, in.v, in.log_decay, in.state, in.segments, RetentionForm::kChunk,
-                     32)
-        .o;
-  };
-  const at::Tensor before = run();
-  in.k = in.k.clone();
-  in.v = in.v.clone();
-  in.k.narrow(1, 20, 13).fill_(NAN);
-  in.v.narrow(1, 20, 13).fill_(NAN);
-  const at::Tensor after = run();
-  EXPECT_TRUE(
-      at::equal(after.narrow(1, 0, 16),
-                before.narrow(1, 0, 16)));  // the block of 8 before the damage, and all earlier
+  for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent}) {
+    Inputs in = make_inputs(75, at::kFloat, false);
+    const at::Tensor before = run(in, form, 32).o;
+    for (const int64_t cut : {1, 20, 32, 74}) {
+      Inputs damaged = in;
+      for (at::Tensor* x : {&damaged.q, &damaged.k, &damaged.v}) {
+        *x = x->clone();
+        x->narrow(1, cut, 75 - cut).fill_(NAN);
+      }
+      EXPECT_TRUE(at::equal(run(damaged, form, 32).o.narrow(1, 0, cut), before.narrow(1, 0, cut)))
+          << "cut at " << cut;
+    }
+  }
 }
 
-TEST(RetentionKernelTest, WrongShapesAreErrors) {
+TEST(RetentionKernelTest, ADamagedDocumentDoesNotReachTheNextOne) {
+  Inputs in = make_inputs(40, at::kFloat, false);
+  in.segments = make_segments(at::arange(40, at::kInt).ge(13).to(at::kInt).expand({2, 40}).clone());
+  const auto clean = kernel_results(in);
+  for (at::Tensor* x : {&in.q, &in.k, &in.v}) {
+    *x = x->clone();
+    x->narrow(1, 0, 13).fill_(NAN);
+  }
+  in.state = at::full_like(in.state, INFINITY);
+  const auto damaged = kernel_results(in);
+  for (const size_t i : {0, 2, 3, 4, 6})  // o, dq, dk, dv, o of the recurrent form
+    EXPECT_TRUE(at::equal(damaged[i].narrow(1, 13, 27), clean[i].narrow(1, 13, 27))) << i;
+  EXPECT_TRUE(at::equal(damaged[1], clean[1]));
+}
+
+// Inputs inside buffers of not-a-number: before, between and behind the tokens.
+TEST(RetentionKernelTest, NothingOutsideTheTensorsIsRead) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t seq_len : {1, 31, 33, 65}) {
+      const Inputs in = make_inputs(seq_len, dtype, true);
+      const auto want = kernel_results(in);
+      Inputs framed = in;
+      for (at::Tensor* x : {&framed.q, &framed.k, &framed.v}) {
+        at::Tensor frame = at::full({4, seq_len + 9, 5, x->size(3) + 11}, NAN, x->options());
+        const at::Tensor inside =
+            frame.narrow(0, 1, 2).narrow(1, 4, seq_len).narrow(2, 1, 3).narrow(3, 5, x->size(3));
+        inside.copy_(*x);
+        *x = inside;
+      }
+      const auto got = kernel_results(framed);
+      for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(at::equal(got[i], want[i])) << i;
+    }
+}
+
+TEST(RetentionKernelTest, AnyStridesGiveTheSameBits) {
+  const Inputs in = make_inputs(33, at::kFloat, true);
+  const auto want = kernel_results(in);
+  Inputs strided = in;
+  for (at::Tensor* x : {&strided.q, &strided.k, &strided.v, &strided.state}) *x = strided_copy(*x);
+  const auto got = kernel_results(strided);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(at::equal(got[i], want[i])) << i;
+}
+
+TEST(RetentionTest, WrongArgumentsAreErrors) {
   const Inputs in = make_inputs(4, at::kFloat, false);
-  EXPECT_THROW(retention(in.q, in.k.narrow(1, 0, 3), in.v, in.log_decay, in.state, {},
-                         RetentionForm::kChunk, 8),
-               Error);
-  EXPECT_THROW(retention(in.q, in.k, in.v, in.log_decay.narrow(0, 0, 2), in.state, {},
-                         RetentionForm::kChunk, 8),
-               Error);
-  EXPECT_THROW(retention(in.q, in.k, in.v, in.log_decay, in.state, {}, RetentionForm::kChunk, 0),
-               Error);
+  const auto says = [&](const std::function<void(Inputs&)>& spoil, const std::string& message,
+                        int64_t chunk = 8) {
+    Inputs bad = in;
+    spoil(bad);
+    expect_error([&] { run(bad, RetentionForm::kChunk, chunk); }, message);
+  };
+  const auto nothing = [](Inputs&) {};
+  says([](Inputs& x) { x.k = x.k.narrow(1, 0, 3); },
+       "retention: q and k must be [B, T, H, K] and v [B, T, H, V], of equal B, T and H");
+  says([](Inputs& x) { x.v = x.v.narrow(2, 0, 1); },
+       "retention: q and k must be [B, T, H, K] and v [B, T, H, V], of equal B, T and H");
+  says(
+      [](Inputs& x) {
+        for (at::Tensor* y : {&x.q, &x.k, &x.v}) *y = y->narrow(1, 0, 0);
+      },
+      "retention: a sequence of no tokens");
+  says([](Inputs& x) { x.v = x.v.to(at::kBFloat16); }, "retention: q, k and v differ in dtype");
+  says([](Inputs& x) { x.log_decay = x.log_decay.narrow(0, 0, 2); },
+       "retention: log_decay must be [H] or [B, T, H]");
+  says([](Inputs& x) { x.state = x.state.narrow(3, 0, 2); },
+       "retention: the state must be [B, H, K, V]");
+  says(
+      [](Inputs& x) {
+        x.segments = make_segments(at::ones({2, 3}, at::kInt));
+      },
+      "retention: the segments must be [B, T], as q is");
+  says(nothing, "retention: chunk 0 is not allowed, must be at least 1", 0);
 }
 
 }  // namespace
