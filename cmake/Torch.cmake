@@ -29,6 +29,10 @@ target_link_directories(ceiling::torch INTERFACE ${torch_lib})
 # libtorch_cpu needs cudart and cupti at run time, which its own RPATH finds; the linker need not.
 target_link_options(ceiling::torch INTERFACE -Wl,--allow-shlib-undefined)
 target_link_libraries(ceiling::torch INTERFACE torch_cpu c10)
+# at::parallel_for is a template: without OpenMP in OUR files it runs its body on one thread, and says nothing. Linked with
+# -fopenmp the program uses the libgomp that lies beside libtorch, so there is one thread pool.
+target_compile_options(ceiling::torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+target_link_options(ceiling::torch INTERFACE -fopenmp)
 
 add_library(ceiling::torch_cuda INTERFACE IMPORTED)
 target_link_libraries(ceiling::torch_cuda INTERFACE
