@@ -10,29 +10,45 @@
 
 #include <cmath>
 
+#include "modules/ops/causal_attention/causal_attention.h"
 #include "modules/ops/linear/linear.h"
 
 namespace ceiling {
 
 namespace {
 
-// Which of the keys (`carried` cached ones, then the T new ones) each query sees. Undefined if
-// plain causal will do.
-at::Tensor make_mask(const MixContext& context, int64_t seq_len, int64_t cached,
-                     const at::Device& device) {
-  const auto ints = at::TensorOptions().dtype(at::kInt).device(device);
+bool plain_causal(const MixContext& context) {
+  return !context.segments.any() && !context.carried.defined();
+}
+
+// [B, cached + T] int32: the document of each key; -1 for cached ones of an earlier document.
+at::Tensor key_documents(const MixContext& context, int64_t batch, int64_t seq_len, int64_t cached,
+                         const at::Device& device) {
   const Segments& segments = context.segments;
-  if (!segments.any() && !context.carried.defined() && (cached == 0 || seq_len == 1)) return {};
+  if (segments.any() && cached == 0) return segments.document;
+  const auto ints = at::TensorOptions().dtype(at::kInt).device(device);
+  const at::Tensor of_cached =
+      context.carried.defined()
+          ? at::arange(cached, ints).lt(cached - context.carried.view({-1, 1})).to(at::kInt).neg()
+          : at::zeros({batch, cached}, ints);
+  return at::cat(
+      {of_cached, segments.any() ? segments.document : at::zeros({batch, seq_len}, ints)}, 1);
+}
+
+// Which of the keys (`cached` ones, then the T new ones) each query sees. Undefined if plain causal
+// will do.
+at::Tensor make_mask(const MixContext& context, int64_t batch, int64_t seq_len, int64_t cached,
+                     const at::Device& device) {
+  const bool plain = plain_causal(context);
+  if (plain && (cached == 0 || seq_len == 1)) return {};
+  const auto ints = at::TensorOptions().dtype(at::kInt).device(device);
   const at::Tensor query = at::arange(seq_len, ints).view({1, 1, seq_len, 1});
   const at::Tensor key = at::arange(cached + seq_len, ints).view({1, 1, 1, cached + seq_len});
-  at::Tensor seen = key.le(query + cached);
-  if (segments.any()) {
-    const int64_t batch = segments.document.size(0);
-    const at::Tensor of_key = at::cat({at::zeros({batch, cached}, ints), segments.document}, 1);
-    seen = seen & of_key.view({batch, 1, 1, -1}).eq(segments.document.view({batch, 1, seq_len, 1}));
-  }
-  if (context.carried.defined()) seen = seen & key.ge(cached - context.carried.view({-1, 1, 1, 1}));
-  return seen;
+  const at::Tensor seen = key.le(query + cached);
+  if (plain) return seen;
+  const at::Tensor document = key_documents(context, batch, seq_len, cached, device);
+  return seen & document.view({batch, 1, 1, -1})
+                    .eq(document.narrow(1, cached, seq_len).reshape({batch, 1, seq_len, 1}));
 }
 
 // Appends `fresh` [B, T, H, K] to `held`, whose second dimension may have room. In place where no
@@ -52,6 +68,28 @@ at::Tensor append(at::Tensor& held, int64_t length, const at::Tensor& fresh, int
   }
   held.narrow(1, length, fresh.size(1)).copy_(fresh);
   return held.narrow(1, 0, batch_length);
+}
+
+// [B, T, H, K] queries, [B, cached + T, H_kv, K] keys and values -> [B, T, H, K]
+at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+               const MixContext& context, int64_t cached) {
+  const int64_t batch = q.size(0), seq_len = q.size(1);
+  if (q.device().is_cpu()) {
+    const at::Tensor document = plain_causal(context)
+                                    ? at::Tensor()
+                                    : key_documents(context, batch, seq_len, cached, q.device());
+    return causal_attention(q, k, v, document, 1 / std::sqrt(static_cast<double>(q.size(3))));
+  }
+  if (!context.attention_mask.defined())
+    context.attention_mask = make_mask(context, batch, seq_len, cached, q.device());
+  const bool has_mask = context.attention_mask.defined();
+  return at::scaled_dot_product_attention(
+             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+             has_mask ? std::optional<at::Tensor>(context.attention_mask) : std::nullopt,
+             /*dropout_p=*/0.0,
+             /*is_causal=*/!has_mask && seq_len > 1, /*scale=*/std::nullopt,
+             /*enable_gqa=*/k.size(2) != q.size(2))
+      .transpose(1, 2);
 }
 
 }  // namespace
@@ -82,17 +120,8 @@ at::Tensor Attention::forward(const at::Tensor& x, const MixContext& context, St
     v = append(state->tensors[1], cached, v, cached + seq_len);
     state->length = cached + seq_len;
   }
-  if (!context.attention_mask.defined())
-    context.attention_mask = make_mask(context, seq_len, cached, x.device());
-  const bool has_mask = context.attention_mask.defined();
-  const at::Tensor y = at::scaled_dot_product_attention(
-      heads.q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-      has_mask ? std::optional<at::Tensor>(context.attention_mask) : std::nullopt,
-      /*dropout_p=*/0.0,
-      /*is_causal=*/!has_mask && seq_len > 1, /*scale=*/std::nullopt,
-      /*enable_gqa=*/options_.n_kv_heads != options_.n_heads);
-  return linear(y.transpose(1, 2).reshape({batch, seq_len, options_.n_heads * options_.head_dim}),
-                out_);
+  const at::Tensor y = mix(heads.q, k, v, context, cached);
+  return linear(y.reshape({batch, seq_len, options_.n_heads * options_.head_dim}), out_);
 }
 
 double Attention::mixing_flops_per_token(int64_t seq_len) const {

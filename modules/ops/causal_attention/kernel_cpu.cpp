@@ -1,0 +1,674 @@
+// Causal attention on a CPU. Bound: multiply-adds, 4 K per query and key seen forward, 10 K
+// backward; with AMX the exponentials.
+// Layout: scores are held as [keys, rows], so that every statistic of a row (largest score, sum,
+// log-sum-exp) is a vector over neighbouring rows and nothing is summed across a register. All
+// products are left [M, K] times right [K, N], N along vectors: S^T = K Q^T, O^T += V^T P^T,
+// dP^T = V dO^T, dV += P^T dO, dK += dS^T Q, dQ^T += K^T dS^T.
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "modules/ops/causal_attention/kernels.h"
+#include "modules/ops/cpu_math.h"
+
+namespace ceiling::CEILING_ISA {
+
+namespace {
+
+constexpr int64_t kBlock = kAttentionBlock;
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRows = 8;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32, kRows = 4;
+#else
+constexpr int kVectorBytes = 16, kRows = 4;
+#endif
+constexpr int kVectors = 2;
+static_assert(kAttentionFill % kRows == 0 && kAttentionFill % (kVectors * kVectorBytes / 4) == 0);
+
+template <class E>
+struct Left {  // [M, K]
+  const E* data;
+  int64_t row, step;  // elements from one row to the next, from one column to the next
+};
+
+// c [M, N] (+)= a b. Sizes are multiples of kAttentionFill. The right side holds kPair rows
+// interleaved: (k, n) lies at (k / kPair * columns + n) * kPair + k % kPair.
+template <class A>
+struct Widened {
+  using Element = A;
+  using Sum = A;
+  static constexpr int64_t kPair = 1;
+  static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(A));
+  typedef A Vector __attribute__((vector_size(kVectorBytes), aligned(sizeof(A)), may_alias));
+
+  struct Session {};
+
+  static void multiply(int64_t m, int64_t n, int64_t k, const Left<A>& a, const A* b,
+                       int64_t columns, A* c, bool add) {
+    for (int64_t j = 0; j < n; j += kVectors * kWidth)
+      for (int64_t i = 0; i < m; i += kRows)
+        tile(k, {a.data + i * a.row, a.row, a.step}, b + j, columns, c + i * n + j, n, add);
+  }
+
+ private:
+  static void tile(int64_t k, const Left<A>& left, const A* b, int64_t columns, A* c, int64_t n,
+                   bool add) {
+    Vector sum[kRows][kVectors] = {};
+    if (add)
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int x = 0; x < kVectors; ++x) sum[r][x] = at(c + r * n + x * kWidth);
+    const A* a = left.data;
+    for (int64_t s = 0; s < k; ++s, a += left.step, b += columns) {
+      Vector right[kVectors];
+#pragma GCC unroll 8
+      for (int x = 0; x < kVectors; ++x) right[x] = at(b + x * kWidth);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int x = 0; x < kVectors; ++x) sum[r][x] += right[x] * a[r * left.row];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int x = 0; x < kVectors; ++x) at(c + r * n + x * kWidth) = sum[r][x];
+  }
+  static const Vector& at(const A* p) { return *reinterpret_cast<const Vector*>(p); }
+  static Vector& at(A* p) { return *reinterpret_cast<Vector*>(p); }
+};
+
+#if defined(__AVX512F__)
+struct Pairs {
+  using Element = bf16;
+  using Sum = float;
+  static constexpr int64_t kPair = 2;
+
+  struct Session {};
+
+  static void multiply(int64_t m, int64_t n, int64_t k, const Left<bf16>& a, const bf16* b,
+                       int64_t columns, float* c, bool add) {
+    for (int64_t j = 0; j < n; j += 32)
+      for (int64_t i = 0; i < m; i += kRows)
+        tile(k, a.data + i * a.row, a.row, b + 2 * j, columns, c + i * n + j, n, add);
+  }
+
+ private:
+  __attribute__((target("avx512bf16"))) static void tile(int64_t k, const bf16* a, int64_t a_row,
+                                                         const bf16* b, int64_t columns, float* c,
+                                                         int64_t n, bool add) {
+    __m512 sum[kRows][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int x = 0; x < 2; ++x)
+        sum[r][x] = add ? _mm512_loadu_ps(c + r * n + x * 16) : _mm512_setzero_ps();
+    for (int64_t s = 0; s < k; s += 2, b += 2 * columns) {
+      const __m512i right[2] = {_mm512_loadu_si512(b), _mm512_loadu_si512(b + 32)};
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        int pair;
+        memcpy(&pair, a + r * a_row + s, sizeof pair);
+        const __m512i left = _mm512_set1_epi32(pair);
+#pragma GCC unroll 8
+        for (int x = 0; x < 2; ++x)
+          sum[r][x] = _mm512_dpbf16_ps(sum[r][x], reinterpret_cast<__m512bh>(left),
+                                       reinterpret_cast<__m512bh>(right[x]));
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int x = 0; x < 2; ++x) _mm512_storeu_ps(c + r * n + x * 16, sum[r][x]);
+  }
+};
+
+// g++ 12's intrinsics of tiles do not say which memory they read (only the first 8 bytes of a
+// configuration, nothing of a tile): without this, stores before them may be left out.
+inline void memory_is_read() { __asm__ volatile("" ::: "memory"); }
+
+struct Tiles {
+  using Element = bf16;
+  using Sum = float;
+  static constexpr int64_t kPair = 2;
+
+  // Eight tiles of 16 rows of 64 bytes: four of sums, two of the left side, two of the right.
+  struct Session {
+    __attribute__((target("amx-tile"))) Session() {
+      struct alignas(64) {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t row_bytes[16] = {};
+        uint8_t rows[16] = {};
+      } config;
+      for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = 16;
+      memory_is_read();
+      _tile_loadconfig(&config);
+    }
+    __attribute__((target("amx-tile"))) ~Session() { _tile_release(); }
+  };
+
+  __attribute__((target("amx-tile,amx-bf16"))) static void multiply(int64_t m, int64_t n, int64_t k,
+                                                                    const Left<bf16>& a,
+                                                                    const bf16* b, int64_t columns,
+                                                                    float* c, bool add) {
+    memory_is_read();
+    const int64_t a_bytes = 2 * a.row, b_bytes = 4 * columns, c_bytes = 4 * n;
+    for (int64_t j = 0; j < n; j += 32)
+      for (int64_t i = 0; i < m; i += 32) {
+        const bf16 *left = a.data + i * a.row, *right = b + 2 * j;
+        float* sum = c + i * n + j;
+        if (add) {
+          _tile_loadd(0, sum, c_bytes);
+          _tile_loadd(1, sum + 16, c_bytes);
+          _tile_loadd(2, sum + 16 * n, c_bytes);
+          _tile_loadd(3, sum + 16 * n + 16, c_bytes);
+        } else {
+          _tile_zero(0);
+          _tile_zero(1);
+          _tile_zero(2);
+          _tile_zero(3);
+        }
+        for (int64_t s = 0; s < k; s += 32, left += 32, right += 32 * columns) {
+          _tile_loadd(4, left, a_bytes);
+          _tile_loadd(5, left + 16 * a.row, a_bytes);
+          _tile_loadd(6, right, b_bytes);
+          _tile_loadd(7, right + 32, b_bytes);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_dpbf16ps(1, 4, 7);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, sum, c_bytes);
+        _tile_stored(1, sum + 16, c_bytes);
+        _tile_stored(2, sum + 16 * n, c_bytes);
+        _tile_stored(3, sum + 16 * n + 16, c_bytes);
+      }
+  }
+};
+#endif
+
+// bfloat16 in the lower half, as cpu_math's store rounds.
+inline uint32_t rounded(float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  return value == value ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : 0x7fc0u;
+}
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// A workspace, handed out in order.
+class Arena {
+ public:
+  explicit Arena(void* base) : next_(static_cast<char*>(base)) {}
+  template <class U>
+  U* take(int64_t n) {
+    U* taken = reinterpret_cast<U*>(next_);
+    next_ += (n * static_cast<int64_t>(sizeof(U)) + 63) / 64 * 64;
+    return taken;
+  }
+
+ private:
+  char* next_;
+};
+
+// One key head of one sequence. T: storage; Product: one of the above.
+template <class T, class Product>
+class Head {
+ public:
+  using E = typename Product::Element;
+  using A = typename Product::Sum;
+  static constexpr int64_t kPair = Product::kPair;
+
+  Head(const CausalAttentionParams& p, int64_t bh)
+      : p_(p),
+        b_(bh / p.kv_heads),
+        h_(bh % p.kv_heads),
+        rows_(p.seq_len * p.group),
+        cached_(p.n_keys - p.seq_len),
+        width_(attention_filled(p.head_dim)),
+        lse_(static_cast<A*>(p.lse) + bh * rows_),
+        scale_(static_cast<A>(p.scale)) {}
+
+ protected:
+  struct Rows {  // a block of them
+    int64_t first, n, lanes;
+  };
+  Rows rows_of(int64_t block) const {
+    const int64_t first = block * kBlock, n = least(kBlock, rows_ - first);
+    return {first, n, attention_filled(n)};
+  }
+  int64_t row_blocks() const { return (rows_ + kBlock - 1) / kBlock; }
+  int64_t token(int64_t row) const { return row / p_.group; }
+  int64_t first_key(int64_t row) const {
+    return p_.first_key ? p_.first_key[b_ * p_.seq_len + token(row)] : 0;
+  }
+  int64_t keys_end(int64_t row) const { return cached_ + token(row) + 1; }
+
+  const T* row(const AttentionRows& x, int64_t r) const { return row_of(x, r); }
+  T* row_of(const AttentionRows& x, int64_t r) const {
+    return static_cast<T*>(x.data) + b_ * x.batch_stride + token(r) * x.time_stride +
+           (h_ * p_.group + r % p_.group) * x.head_stride;
+  }
+  T* key_row(const AttentionRows& x, int64_t j) const {
+    return static_cast<T*>(x.data) + b_ * x.batch_stride + j * x.time_stride + h_ * x.head_stride;
+  }
+
+  // Which keys the rows of a block see, counted from `key`; all of `n_keys` unless `masked`.
+  struct Sight {
+    bool masked;
+    int first[kBlock], end[kBlock];
+  };
+  void look(const Rows& rows, int64_t key, int64_t n_keys, Sight& sight) const {
+    const int64_t last = rows.first + rows.n - 1;
+    sight.masked = first_key(last) > key || keys_end(rows.first) < key + n_keys;
+    if (!sight.masked) return;
+    for (int64_t r = 0; r < rows.lanes; ++r) {
+      const bool real = r < rows.n;
+      sight.first[r] = real ? static_cast<int>(first_key(rows.first + r) - key) : 0;
+      sight.end[r] = real ? static_cast<int>(keys_end(rows.first + r) - key) : 0;
+    }
+  }
+
+  // Into products: n rows of head_dim numbers, `source(i)` the i-th, filled up with zeros.
+  static E element(const T* from, int64_t i) {
+    if constexpr (sizeof(E) == sizeof(T))
+      return from[i];
+    else
+      return load(from, i);
+  }
+  // A left side [filled n, width].
+  template <class Source>
+  void pack_left(int64_t n, const Source& source, E* to) const {
+    const int64_t filled = attention_filled(n);
+    for (int64_t i = 0; i < n; ++i, to += width_) {
+      const T* from = source(i);
+      for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = element(from, d);
+      for (int64_t d = p_.head_dim; d < width_; ++d) to[d] = 0;
+    }
+    memset(to, 0, static_cast<size_t>((filled - n) * width_) * sizeof(E));
+  }
+  // A right side [width, filled n].
+  template <class Source>
+  void pack_across(int64_t n, const Source& source, E* to) const {
+    const int64_t filled = attention_filled(n);
+    memset(to, 0, static_cast<size_t>(filled * width_) * sizeof(E));
+    for (int64_t i = 0; i < n; ++i) {
+      const T* from = source(i);
+      for (int64_t d = 0; d < p_.head_dim; ++d)
+        to[(d / kPair * filled + i) * kPair + d % kPair] = element(from, d);
+    }
+  }
+  // A right side [filled n, width].
+  template <class Source>
+  void pack_down(int64_t n, const Source& source, E* to) const {
+    const int64_t filled = attention_filled(n);
+    memset(to, 0, static_cast<size_t>(filled * width_) * sizeof(E));
+    for (int64_t i = 0; i < n; ++i) {
+      const T* from = source(i);
+      E* line = to + i / kPair * kPair * width_ + i % kPair;
+      for (int64_t d = 0; d < p_.head_dim; ++d) line[d * kPair] = element(from, d);
+    }
+  }
+  // The transpose [width, filled n] of a packed left side as a left side; `to` is used for pairs
+  // only.
+  Left<E> across(const E* left, int64_t n, E* to) const {
+    if constexpr (kPair == 1) return {left, 1, width_};
+    const int64_t filled = attention_filled(n);
+    for (int64_t i = 0; i < filled; ++i)
+      for (int64_t d = 0; d < width_; ++d) to[d * filled + i] = left[i * width_ + d];
+    return {to, filled, 1};
+  }
+
+  const CausalAttentionParams& p_;
+  const int64_t b_, h_, rows_, cached_, width_;
+  A* const lse_;
+  const A scale_;
+};
+
+// Blocks of rows, each over the blocks of keys it sees, with a running maximum and sum.
+template <class T, class Product>
+class Forward : Head<T, Product> {
+  using Base = Head<T, Product>;
+  using Base::p_, Base::width_, Base::scale_, Base::kPair;
+  using typename Base::A;
+  using typename Base::E;
+  using typename Base::Rows;
+  using typename Base::Sight;
+
+ public:
+  Forward(const CausalAttentionParams& p, int64_t task) : Base(p, task / p.splits) {
+    Arena arena(p.workspace);
+    plan(arena);
+    split_ = task % p.splits;
+  }
+
+  void run() {
+    const int64_t blocks = this->row_blocks();
+    if (split_ >= blocks) return;
+    pack_keys(this->rows_of(split_), this->rows_of(blocks - 1 - (blocks - 1 - split_) % p_.splits));
+    for (int64_t block = split_; block < blocks; block += p_.splits) one(this->rows_of(block));
+  }
+
+ private:
+  void plan(Arena& arena) {
+    const int64_t keys = attention_filled(p_.n_keys);
+    key_ = arena.take<E>(keys * width_);
+    value_ = arena.take<E>(keys * width_);
+    if (kPair > 1) value_across_ = arena.take<E>(keys * width_);
+    query_ = arena.take<E>(kBlock * width_);
+    score_ = arena.take<A>(kBlock * kBlock);
+    if (kPair > 1) weight_ = arena.take<E>(kBlock * kBlock);
+    sum_ = arena.take<A>(kBlock * width_);
+  }
+
+  void pack_keys(const Rows& first, const Rows& last) {
+    const int64_t end = this->keys_end(last.first + last.n - 1);
+    for (int64_t key = this->first_key(first.first) / kBlock * kBlock; key < end; key += kBlock) {
+      const int64_t n = least(kBlock, p_.n_keys - key);
+      this->pack_left(
+          n, [&](int64_t i) { return this->key_row(p_.k, key + i); }, key_ + key * width_);
+      this->pack_left(
+          n, [&](int64_t i) { return this->key_row(p_.v, key + i); }, value_ + key * width_);
+      if constexpr (kPair > 1) this->across(value_ + key * width_, n, value_across_ + key * width_);
+    }
+  }
+  Left<E> value_across(int64_t key, int64_t filled) const {
+    if constexpr (kPair == 1) return {value_ + key * width_, 1, width_};
+    return {value_across_ + key * width_, filled, 1};
+  }
+
+  void one(const Rows& rows) {
+    this->pack_across(
+        rows.n, [&](int64_t i) { return this->row(p_.q, rows.first + i); }, query_);
+    for (int64_t r = 0; r < rows.lanes; ++r) largest_[r] = A(-1e30), total_[r] = 0;
+    memset(sum_, 0, static_cast<size_t>(rows.lanes * width_) * sizeof(A));
+    const int64_t end = this->keys_end(rows.first + rows.n - 1);
+    for (int64_t key = this->first_key(rows.first) / kBlock * kBlock; key < end; key += kBlock) {
+      const int64_t filled = attention_filled(least(kBlock, p_.n_keys - key));
+      Product::multiply(filled, rows.lanes, width_, {key_ + key * width_, width_, 1}, query_,
+                        rows.lanes, score_, false);
+      this->look(rows, key, filled, sight_);
+      if (sight_.masked)
+        weigh<true>(rows.lanes, filled);
+      else
+        weigh<false>(rows.lanes, filled);
+      const E* weight;
+      if constexpr (kPair == 1)
+        weight = score_;
+      else
+        weight = weight_;
+      Product::multiply(width_, rows.lanes, filled, value_across(key, filled), weight, rows.lanes,
+                        sum_, true);
+    }
+    put(rows);
+  }
+
+  // Scores become weights relative to the rows' largest score so far; what was summed with an
+  // earlier one is scaled down.
+  template <bool kMasked>
+  void weigh(int64_t lanes, int64_t keys) {
+    A before[kBlock], shrink[kBlock];
+    memcpy(before, largest_, sizeof before);
+    for (int64_t c = 0; c < keys; ++c) {
+      A* score = score_ + c * lanes;
+      const int key = static_cast<int>(c);
+#pragma GCC ivdep
+      for (int64_t r = 0; r < lanes; ++r) {
+        const bool seen = !kMasked || (key >= sight_.first[r] && key < sight_.end[r]);
+        const A s = seen ? scale_ * score[r] : A(-1e30);
+        score[r] = s;
+        largest_[r] = s > largest_[r] ? s : largest_[r];
+      }
+    }
+    bool same = true;
+    for (int64_t r = 0; r < lanes; ++r) same &= before[r] == largest_[r];
+    if (!same) {
+#pragma GCC ivdep
+      for (int64_t r = 0; r < lanes; ++r) {
+        shrink[r] = exponential(before[r] - largest_[r]);
+        total_[r] *= shrink[r];
+      }
+      for (int64_t d = 0; d < width_; ++d)
+#pragma GCC ivdep
+        for (int64_t r = 0; r < lanes; ++r) sum_[d * lanes + r] *= shrink[r];
+    }
+    // A row that saw nothing yet has -1e30 everywhere: exp(0) is not its weight.
+    const auto weight = [&](A s, int64_t r) {
+      const A e = exponential(s - largest_[r]);
+      return kMasked && s <= A(-1e30) ? A(0) : e;
+    };
+    for (int64_t c = 0; c < keys; c += kPair) {
+      A* score = score_ + c * lanes;
+      if constexpr (kPair == 1) {
+#pragma GCC ivdep
+        for (int64_t r = 0; r < lanes; ++r) {
+          score[r] = weight(score[r], r);
+          total_[r] += score[r];
+        }
+      } else {
+        uint32_t* out = reinterpret_cast<uint32_t*>(weight_) + c / 2 * lanes;
+#pragma GCC ivdep
+        for (int64_t r = 0; r < lanes; ++r) {
+          const A one = weight(score[r], r), two = weight(score[lanes + r], r);
+          total_[r] += one + two;
+          out[r] = rounded(one) | rounded(two) << 16;
+        }
+      }
+    }
+  }
+
+  void put(const Rows& rows) {
+    for (int64_t r = 0; r < rows.n; ++r) {
+      const A factor = A(1) / total_[r];
+      this->lse_[rows.first + r] = largest_[r] + static_cast<A>(log(total_[r]));
+      T* out = this->row_of(p_.out, rows.first + r);
+      for (int64_t d = 0; d < p_.head_dim; ++d) store(out, d, factor * sum_[d * rows.lanes + r]);
+    }
+  }
+
+  int64_t split_ = 0;
+  E *key_, *value_, *value_across_, *query_, *weight_;
+  A *score_, *sum_;
+  A largest_[kBlock], total_[kBlock];
+  Sight sight_;
+};
+
+// Blocks of keys, each over the blocks of rows that see it; a row's gradient grows in the
+// workspace.
+template <class T, class Product>
+class Backward : Head<T, Product> {
+  using Base = Head<T, Product>;
+  using Base::p_, Base::width_, Base::scale_, Base::kPair;
+  using typename Base::A;
+  using typename Base::E;
+  using typename Base::Rows;
+  using typename Base::Sight;
+
+ public:
+  Backward(const CausalAttentionParams& p, int64_t task) : Base(p, task) {
+    Arena arena(p.workspace);
+    plan(arena);
+  }
+
+  void run() {
+    const int64_t blocks = this->row_blocks();
+    for (int64_t block = 0; block < blocks; ++block) pack_rows(this->rows_of(block));
+    for (int64_t key = 0; key < p_.n_keys; key += kBlock) one(key, blocks);
+    for (int64_t block = 0; block < blocks; ++block) put_rows(this->rows_of(block));
+  }
+
+ private:
+  void plan(Arena& arena) {
+    const int64_t rows = attention_filled(this->rows_);
+    query_across_ = arena.take<E>(rows * width_);
+    query_ = arena.take<E>(rows * width_);
+    dout_across_ = arena.take<E>(rows * width_);
+    dout_ = arena.take<E>(rows * width_);
+    dquery_ = arena.take<A>(rows * width_);
+    lse_filled_ = arena.take<A>(rows);
+    delta_ = arena.take<A>(rows);
+    key_ = arena.take<E>(kBlock * width_);
+    value_ = arena.take<E>(kBlock * width_);
+    if (kPair > 1) key_across_ = arena.take<E>(kBlock * width_);
+    dkey_ = arena.take<A>(kBlock * width_);
+    dvalue_ = arena.take<A>(kBlock * width_);
+    score_ = arena.take<A>(kBlock * kBlock);
+    dscore_ = arena.take<A>(kBlock * kBlock);
+    if (kPair > 1) {
+      weight_ = arena.take<E>(kBlock * kBlock);
+      dweight_ = arena.take<E>(kBlock * kBlock);
+      dweight_pairs_ = arena.take<E>(kBlock * kBlock);
+    }
+  }
+
+  void pack_rows(const Rows& rows) {
+    const int64_t at = rows.first * width_;
+    const auto q = [&](int64_t i) { return this->row(p_.q, rows.first + i); };
+    const auto dout = [&](int64_t i) { return this->row(p_.dout, rows.first + i); };
+    this->pack_across(rows.n, q, query_across_ + at);
+    this->pack_down(rows.n, q, query_ + at);
+    this->pack_across(rows.n, dout, dout_across_ + at);
+    this->pack_down(rows.n, dout, dout_ + at);
+    memset(dquery_ + at, 0, static_cast<size_t>(rows.lanes * width_) * sizeof(A));
+    for (int64_t r = rows.first; r < rows.first + rows.lanes; ++r) {
+      // A row that only fills a register weighs nothing.
+      lse_filled_[r] = A(1e30), delta_[r] = 0;
+      if (r >= rows.first + rows.n) continue;
+      lse_filled_[r] = this->lse_[r];
+      const T *o = this->row(p_.out, r), *d = this->row(p_.dout, r);
+      delta_[r] = lane_sum<A>(p_.head_dim, [&](int64_t i) { return load(o, i) * load(d, i); });
+    }
+  }
+
+  void one(int64_t key, int64_t blocks) {
+    const int64_t n = least(kBlock, p_.n_keys - key), filled = attention_filled(n);
+    this->pack_left(
+        n, [&](int64_t i) { return this->key_row(p_.k, key + i); }, key_);
+    this->pack_left(
+        n, [&](int64_t i) { return this->key_row(p_.v, key + i); }, value_);
+    const Left<E> key_across = this->across(key_, n, key_across_);
+    memset(dkey_, 0, static_cast<size_t>(filled * width_) * sizeof(A));
+    memset(dvalue_, 0, static_cast<size_t>(filled * width_) * sizeof(A));
+    const int64_t first = most(0, key - this->cached_) * p_.group / kBlock;
+    for (int64_t block = first; block < blocks; ++block) {
+      const Rows rows = this->rows_of(block);
+      if (this->first_key(rows.first) >= key + n) break;
+      if (this->keys_end(rows.first + rows.n - 1) <= key) continue;
+      const int64_t at = rows.first * width_, lanes = rows.lanes;
+      Product::multiply(filled, lanes, width_, {key_, width_, 1}, query_across_ + at, lanes, score_,
+                        false);
+      Product::multiply(filled, lanes, width_, {value_, width_, 1}, dout_across_ + at, lanes,
+                        dscore_, false);
+      this->look(rows, key, filled, sight_);
+      if (sight_.masked)
+        weigh<true>(rows, filled);
+      else
+        weigh<false>(rows, filled);
+      const E *weight, *dweight, *right;
+      if constexpr (kPair == 1)
+        weight = score_, dweight = right = dscore_;
+      else
+        weight = weight_, dweight = dweight_, right = dweight_pairs_;
+      Product::multiply(filled, width_, lanes, {weight, lanes, 1}, dout_ + at, width_, dvalue_,
+                        true);
+      Product::multiply(filled, width_, lanes, {dweight, lanes, 1}, query_ + at, width_, dkey_,
+                        true);
+      Product::multiply(width_, lanes, filled, key_across, right, lanes, dquery_ + at, true);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      T *dk = this->key_row(p_.dk, key + i), *dv = this->key_row(p_.dv, key + i);
+      for (int64_t d = 0; d < p_.head_dim; ++d) store(dk, d, dkey_[i * width_ + d]);
+      for (int64_t d = 0; d < p_.head_dim; ++d) store(dv, d, dvalue_[i * width_ + d]);
+    }
+  }
+
+  // P = exp(S - lse), dS = P (dP - delta), both times what the next products need.
+  template <bool kMasked>
+  void weigh(const Rows& rows, int64_t keys) {
+    const int64_t lanes = rows.lanes;
+    const A *lse = lse_filled_ + rows.first, *delta = delta_ + rows.first;
+    const auto weight = [&](int64_t c, int64_t r) {
+      const A e = exponential(scale_ * score_[c * lanes + r] - lse[r]);
+      const int key = static_cast<int>(c);
+      return !kMasked || (key >= sight_.first[r] && key < sight_.end[r]) ? e : A(0);
+    };
+    const auto slope = [&](A weight, int64_t c, int64_t r) {
+      return scale_ * weight * (dscore_[c * lanes + r] - delta[r]);
+    };
+    for (int64_t c = 0; c < keys; c += kPair) {
+      if constexpr (kPair == 1) {
+#pragma GCC ivdep
+        for (int64_t r = 0; r < lanes; ++r) {
+          const A w = weight(c, r);
+          score_[c * lanes + r] = w;
+          dscore_[c * lanes + r] = slope(w, c, r);
+        }
+      } else {
+        bf16 *w = weight_ + c * lanes, *dw = dweight_ + c * lanes;
+        uint32_t* pairs = reinterpret_cast<uint32_t*>(dweight_pairs_) + c / 2 * lanes;
+#pragma GCC ivdep
+        for (int64_t r = 0; r < lanes; ++r) {
+          const A one = weight(c, r), two = weight(c + 1, r);
+          const uint32_t done = rounded(slope(one, c, r)), dtwo = rounded(slope(two, c + 1, r));
+          w[r] = static_cast<bf16>(rounded(one)), w[lanes + r] = static_cast<bf16>(rounded(two));
+          dw[r] = static_cast<bf16>(done), dw[lanes + r] = static_cast<bf16>(dtwo);
+          pairs[r] = done | dtwo << 16;
+        }
+      }
+    }
+  }
+
+  void put_rows(const Rows& rows) {
+    const A* sum = dquery_ + rows.first * width_;
+    for (int64_t r = 0; r < rows.n; ++r) {
+      T* dq = this->row_of(p_.dq, rows.first + r);
+      for (int64_t d = 0; d < p_.head_dim; ++d) store(dq, d, sum[d * rows.lanes + r]);
+    }
+  }
+
+  E *query_across_, *query_, *dout_across_, *dout_, *key_, *value_, *key_across_;
+  E *weight_, *dweight_, *dweight_pairs_;
+  A *dquery_, *lse_filled_, *delta_, *dkey_, *dvalue_, *score_, *dscore_;
+  Sight sight_;
+};
+
+template <class T, class Product>
+struct Kind {
+  using Storage = T;
+  using By = Product;
+};
+// body(Kind<storage, product>()).
+template <class Body>
+void with_kind(const CausalAttentionParams& p, const Body& body) {
+  if (p.type == CpuType::kDouble) return body(Kind<double, Widened<double>>());
+  if (p.type == CpuType::kFloat) return body(Kind<float, Widened<float>>());
+#if defined(__AVX512F__)
+  if (p.product == Bf16Product::kTiles) return body(Kind<bf16, Tiles>());
+  if (p.product == Bf16Product::kPairs) return body(Kind<bf16, Pairs>());
+#endif
+  return body(Kind<bf16, Widened<float>>());
+}
+
+template <template <class, class> class Pass>
+void run_tasks(const CausalAttentionParams& p, int64_t begin, int64_t end) {
+  with_kind(p, [&](auto kind) {
+    using Product = typename decltype(kind)::By;
+    [[maybe_unused]] const typename Product::Session session;
+    for (int64_t task = begin; task < end; ++task)
+      Pass<typename decltype(kind)::Storage, Product>(p, task).run();
+  });
+}
+
+}  // namespace
+
+void causal_attention_forward(const CausalAttentionParams& p, int64_t begin, int64_t end) {
+  run_tasks<Forward>(p, begin, end);
+}
+void causal_attention_backward(const CausalAttentionParams& p, int64_t begin, int64_t end) {
+  run_tasks<Backward>(p, begin, end);
+}
+
+}  // namespace ceiling::CEILING_ISA

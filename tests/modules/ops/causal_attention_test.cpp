@@ -1,0 +1,313 @@
+#include "modules/ops/causal_attention/causal_attention.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/zeros_like.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <optional>
+
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/gradcheck.h"
+#include "tests/support/random_inputs.h"
+
+namespace ceiling {
+namespace {
+
+struct Shape {
+  int64_t batch = 2, seq_len = 70, cached = 0, heads = 4, kv_heads = 2, head_dim = 32;
+};
+std::string text(const Shape& s) {
+  return fmt::format("B {} T {} cached {} H {} H_kv {} hd {}", s.batch, s.seq_len, s.cached,
+                     s.heads, s.kv_heads, s.head_dim);
+}
+double scale_of(const Shape& s) { return 1 / std::sqrt(static_cast<double>(s.head_dim)); }
+
+Tensors inputs_of(const Shape& s, double size = 1) {
+  const int64_t n_keys = s.cached + s.seq_len;
+  return {random_normal({s.batch, s.seq_len, s.heads, s.head_dim}, "q", 1, size),
+          random_normal({s.batch, n_keys, s.kv_heads, s.head_dim}, "k", 1, size),
+          random_normal({s.batch, n_keys, s.kv_heads, s.head_dim}, "v")};
+}
+
+// [B, S]: documents of 1 to 40 keys, other ones in each row; the first is -1, as for keys that an
+// earlier document left in the cache.
+at::Tensor documents_of(const Shape& s) {
+  const int64_t n_keys = s.cached + s.seq_len;
+  at::Tensor document = at::empty({s.batch, n_keys}, at::kInt);
+  for (int64_t b = 0; b < s.batch; ++b) {
+    int id = -1;
+    int64_t left = 5 + b;
+    for (int64_t j = 0; j < n_keys; ++j, --left) {
+      if (left == 0) ++id, left = 1 + (7 * id + 13 * b) % 40;
+      document[b][j] = id;
+    }
+  }
+  return document;
+}
+
+Op op(const at::Tensor& document, double scale, std::optional<Bf16Product> product = {}) {
+  return [=](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
+    return {causal_attention(in[0], in[1], in[2], document, scale, product)};
+  };
+}
+Reference reference(const at::Tensor& document, double scale) {
+  return [=](const Tensors& in, const Tensors&) -> Tensors {
+    return {causal_attention_reference(in[0], in[1], in[2], document, scale)};
+  };
+}
+
+// Around the edges of blocks of 64 rows and keys and of tiles of 32; with groups a block of rows
+// ends within a token.
+const Shape kShapes[] = {
+    {.seq_len = 1, .cached = 63},
+    {.seq_len = 1, .cached = 200, .heads = 6, .kv_heads = 1},
+    {.seq_len = 31, .heads = 1, .kv_heads = 1},
+    {.seq_len = 64, .heads = 2, .head_dim = 64},
+    {.seq_len = 65, .heads = 2},
+    {.seq_len = 200, .heads = 2, .kv_heads = 1, .head_dim = 48},
+    {.seq_len = 129, .heads = 3, .kv_heads = 1, .head_dim = 2},
+    {.seq_len = 70, .cached = 1},
+    {.seq_len = 30, .cached = 100, .head_dim = 16},
+    {.seq_len = 130, .cached = 64, .heads = 5, .kv_heads = 1, .head_dim = 80},
+    {.batch = 1, .seq_len = 33, .heads = 2, .kv_heads = 2, .head_dim = 128},
+};
+
+struct Arithmetic {
+  at::ScalarType dtype;
+  std::optional<Bf16Product> product;
+};
+std::vector<Arithmetic> arithmetics() {
+  std::vector<Arithmetic> all = {{at::kDouble, {}}, {at::kFloat, {}}};
+  for (const Bf16Product product : bf16_products()) all.push_back({at::kBFloat16, product});
+  return all;
+}
+// In bfloat16 the saved output, weights and their gradients are rounded before they are used, and
+// rows of few keys have gradients of scores that are small differences of what these are made of:
+// the worst of 100,000 elements is off by 4 roundings. BfloatErrorsAreNoLargerThanTorchs measures
+// what is lost on the whole.
+double tolerance_of(at::ScalarType dtype) {
+  return usual_tolerance(dtype) * (dtype == at::kBFloat16 ? 6 : 1);
+}
+
+TEST(CausalAttention, EqualsTheReferenceAtAnyShape) {
+  for (const Shape& shape : kShapes)
+    for (const Arithmetic& a : arithmetics()) {
+      SCOPED_TRACE(text(shape) + " " + c10::toString(a.dtype));
+      expect_equals_reference(op({}, scale_of(shape), a.product), reference({}, scale_of(shape)),
+                              inputs_of(shape), {}, a.dtype, tolerance_of(a.dtype));
+    }
+}
+
+TEST(CausalAttention, EqualsTheReferenceWithDocuments) {
+  for (const Shape& shape : kShapes)
+    for (const Arithmetic& a : arithmetics()) {
+      SCOPED_TRACE(text(shape) + " " + c10::toString(a.dtype));
+      const at::Tensor document = documents_of(shape);
+      expect_equals_reference(op(document, scale_of(shape), a.product),
+                              reference(document, scale_of(shape)), inputs_of(shape), {}, a.dtype,
+                              tolerance_of(a.dtype));
+    }
+}
+
+TEST(CausalAttention, OneTokenSeesItselfOnly) {
+  const Shape shape{.seq_len = 1};
+  for (const Arithmetic& a : arithmetics()) {
+    Tensors in = inputs_of(shape);
+    for (at::Tensor& x : in) x = x.to(a.dtype);
+    const OpResult r = run_op(op({}, 0.2, a.product), in, {});
+    expect_close(r.outputs[0], in[2].repeat_interleave(2, 2), {});
+    // dP - delta is a difference of equal sums of 32 products in another order.
+    const double bound = a.dtype == at::kDouble ? 1e-13 : 1e-5;
+    for (int i = 0; i < 2; ++i)
+      expect_close(r.input_grads[i].to(at::kDouble), at::zeros_like(in[i], at::kDouble),
+                   {.absolute = bound});
+  }
+}
+
+TEST(CausalAttention, LargeScoresNeitherOverflowNorVanish) {
+  // Scores up to about 40,000: any exponential without the row's maximum would overflow.
+  const Shape shape{.seq_len = 150};
+  const Tensors in = inputs_of(shape, 100);
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat}) {
+    const Tensors typed = {in[0].to(dtype), in[1].to(dtype), in[2].to(dtype)};
+    const at::Tensor got = causal_attention(typed[0], typed[1], typed[2], {}, scale_of(shape));
+    const at::Tensor want =
+        causal_attention_reference(typed[0].to(at::kDouble), typed[1].to(at::kDouble),
+                                   typed[2].to(at::kDouble), {}, scale_of(shape));
+    // A score of 40,000 in float has an error of 4e-3, and so have the weights.
+    expect_close(got.to(at::kDouble), want, {.absolute = dtype == at::kDouble ? 1e-10 : 2e-2});
+  }
+}
+
+TEST(CausalAttention, BfloatErrorsAreNoLargerThanTorchs) {
+  const Shape shape{.seq_len = 256, .kv_heads = 4, .head_dim = 64};
+  Tensors in = inputs_of(shape), wide;
+  for (at::Tensor& x : in) x = x.to(at::kBFloat16), wide.push_back(x.to(at::kDouble));
+  const auto results = [](const OpResult& r) {
+    return Tensors{r.outputs[0], r.input_grads[0], r.input_grads[1], r.input_grads[2]};
+  };
+  const auto exact = [&](const Tensors& x, const std::vector<Parameter>&) -> Tensors {
+    return {causal_attention_reference(x[0], x[1], x[2], {}, scale_of(shape))};
+  };
+  const auto torchs = [&](const Tensors& x, const std::vector<Parameter>&) -> Tensors {
+    return {at::scaled_dot_product_attention(x[0].transpose(1, 2), x[1].transpose(1, 2),
+                                             x[2].transpose(1, 2), {}, 0.0, true)
+                .transpose(1, 2)};
+  };
+  const Tensors want = results(run_op(exact, wide, {})), theirs = results(run_op(torchs, in, {}));
+  const auto error = [](const at::Tensor& got, const at::Tensor& want) {
+    return ((got.to(at::kDouble) - want).norm() / want.norm()).item<double>();
+  };
+  for (const Bf16Product product : bf16_products()) {
+    const Tensors ours = results(run_op(op({}, scale_of(shape), product), in, {}));
+    for (size_t i = 0; i < want.size(); ++i)
+      EXPECT_LT(error(ours[i], want[i]), 1.1 * error(theirs[i], want[i]))
+          << "of " << std::vector{"the result", "dq", "dk", "dv"}[i] << ", product "
+          << static_cast<int>(product);
+  }
+}
+
+TEST(CausalAttention, TakesStridedInputs) {
+  const Shape shape;
+  for (const Arithmetic& a : arithmetics()) {
+    Tensors in = inputs_of(shape);
+    // v as the layer has it: a part of the projection of each token.
+    const int64_t width = shape.kv_heads * shape.head_dim;
+    const at::Tensor projected =
+        random_normal({shape.batch, shape.seq_len, 3 * width}, "qkv").to(a.dtype);
+    in[2] = projected.narrow(2, width, width).unflatten(2, {shape.kv_heads, shape.head_dim});
+    in[0] = strided_copy(in[0].to(a.dtype));
+    in[1] = in[1].to(a.dtype).transpose(1, 2).contiguous().transpose(1, 2);
+    expect_equals_reference(op({}, 0.2, a.product), reference({}, 0.2), in, {}, a.dtype,
+                            tolerance_of(a.dtype));
+  }
+}
+
+TEST(CausalAttention, GradientsEqualCentralDifferences) {
+  const Shape shape{
+      .batch = 1, .seq_len = 5, .cached = 2, .heads = 2, .kv_heads = 1, .head_dim = 3};
+  expect_gradients_equal_differences(op({}, 0.5), inputs_of(shape), {});
+  const at::Tensor document = at::full({1, 7}, 0, at::kInt);
+  document.narrow(1, 4, 3).fill_(1);
+  expect_gradients_equal_differences(op(document, 0.5), inputs_of(shape), {});
+}
+
+TEST(CausalAttention, IsTheSameForAnyNumberOfThreads) {
+  // One head of one row: its blocks are shared out between threads.
+  for (const Shape& shape :
+       {Shape{.seq_len = 333}, Shape{.batch = 1, .seq_len = 333, .heads = 1, .kv_heads = 1}})
+    for (const Arithmetic& a : arithmetics()) {
+      const at::Tensor document = documents_of(shape);
+      Tensors in = inputs_of(shape);
+      for (at::Tensor& x : in) x = x.to(a.dtype);
+      expect_same_for_any_number_of_threads([&] {
+        const OpResult r = run_op(op(document, 0.2, a.product), in, {});
+        return Tensors{r.outputs[0], r.input_grads[0], r.input_grads[1], r.input_grads[2]};
+      });
+    }
+}
+
+TEST(CausalAttention, LaterTokensChangeNothing) {
+  const Shape shape{.seq_len = 140, .cached = 10};
+  for (const Arithmetic& a : arithmetics())
+    for (const int64_t changed : {1, 63, 64, 100, 139}) {
+      Tensors in = inputs_of(shape);
+      for (at::Tensor& x : in) x = x.to(a.dtype);
+      const at::Tensor before = causal_attention(in[0], in[1], in[2], {}, 0.2, a.product);
+      for (size_t i = 1; i < 3; ++i) in[i].select(1, shape.cached + changed).mul_(-7).add_(3);
+      const at::Tensor after = causal_attention(in[0], in[1], in[2], {}, 0.2, a.product);
+      EXPECT_TRUE(at::equal(before.narrow(1, 0, changed), after.narrow(1, 0, changed)));
+      EXPECT_FALSE(at::equal(before.select(1, changed), after.select(1, changed)));
+    }
+}
+
+TEST(CausalAttention, OtherDocumentsChangeNothing) {
+  const Shape shape{.batch = 1, .seq_len = 140};
+  const at::Tensor document = at::full({1, 140}, 0, at::kInt);
+  document.narrow(1, 50, 60).fill_(1), document.narrow(1, 110, 30).fill_(2);
+  for (const Arithmetic& a : arithmetics()) {
+    Tensors in = inputs_of(shape);
+    for (at::Tensor& x : in) x = x.to(a.dtype);
+    const auto run = [&] {
+      const OpResult r = run_op(op(document, 0.2, a.product), in, {});
+      return Tensors{r.outputs[0], r.input_grads[0], r.input_grads[1], r.input_grads[2]};
+    };
+    const Tensors before = run();
+    for (at::Tensor& x : in) x.narrow(1, 50, 60).mul_(-7).add_(3);
+    const Tensors after = run();
+    for (size_t i = 0; i < before.size(); ++i) {
+      EXPECT_TRUE(at::equal(before[i].narrow(1, 0, 50), after[i].narrow(1, 0, 50))) << i;
+      EXPECT_TRUE(at::equal(before[i].narrow(1, 110, 30), after[i].narrow(1, 110, 30))) << i;
+      EXPECT_FALSE(at::equal(before[i].narrow(1, 50, 60), after[i].narrow(1, 50, 60))) << i;
+    }
+  }
+}
+
+TEST(CausalAttention, CachedKeysGiveTheRestOfTheSequence) {
+  const Shape shape{.seq_len = 190};
+  const Tensors in = inputs_of(shape);
+  const at::Tensor document = documents_of(shape);
+  const at::Tensor whole = causal_attention(in[0], in[1], in[2], document, 0.2);
+  for (const int64_t cut : {1, 64, 100, 189}) {
+    const at::Tensor rest =
+        causal_attention(in[0].narrow(1, cut, 190 - cut), in[1], in[2], document, 0.2);
+    expect_close(rest, whole.narrow(1, cut, 190 - cut), {.absolute = 1e-14, .relative = 1e-13});
+  }
+}
+
+TEST(CausalAttention, LongSequencesTakeNoSquareOfMemory) {
+  // All scores of 16 heads of 4,096 tokens would be 1 GiB in float32.
+  const Shape shape{.batch = 1, .seq_len = 4096, .heads = 16, .kv_heads = 16, .head_dim = 16};
+  Tensors in;
+  for (const at::Tensor& x : inputs_of(shape)) in.push_back(x.to(at::kBFloat16).requires_grad_());
+  const auto peak_mib = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss / 1024;
+  };
+  const auto before = peak_mib();
+  const at::Tensor y = causal_attention(in[0], in[1], in[2], {}, scale_of(shape));
+  torch::autograd::backward({y}, {at::full({}, 1, y.options()).expand_as(y)});
+  EXPECT_LT(peak_mib() - before, 200);
+  // The last token's mean of values is short, and so is every gradient: something was computed.
+  EXPECT_TRUE(in[0].grad().isfinite().all().item<bool>());
+  EXPECT_GT(in[2].grad().abs().sum().item<float>(), 0);
+}
+
+TEST(CausalAttention, WrongArgumentsAreNamed) {
+  const Shape shape;
+  const Tensors in = inputs_of(shape);
+  const at::Tensor &q = in[0], &k = in[1], &v = in[2];
+  expect_error([&] { causal_attention(q[0], k, v, {}, 1); },
+               "causal_attention: q, k and v must be [B, T, heads, head_dim], got 3, 4 and 4 "
+               "dimensions");
+  expect_error([&] { causal_attention(q, k, v.narrow(3, 0, 8), {}, 1); },
+               "causal_attention: k and v must be [2, S, H_kv, 32], both the same");
+  expect_error([&] { causal_attention(q, k.narrow(1, 0, 9), v.narrow(1, 0, 9), {}, 1); },
+               "causal_attention: 9 keys are fewer than 70 queries");
+  expect_error([&] { causal_attention(q.narrow(2, 0, 3), k, v, {}, 1); },
+               "causal_attention: 2 key heads do not divide 3 query heads");
+  expect_error([&] { causal_attention(q, k.to(at::kFloat), v, {}, 1); },
+               "causal_attention: q is Double, k Float, v Double; they must agree");
+  expect_error([&] { causal_attention(q.to(at::kHalf), k.to(at::kHalf), v.to(at::kHalf), {}, 1); },
+               "causal_attention: Half is not supported; use float64, float32 or bfloat16");
+  at::Tensor document = at::full({2, 70}, 1, at::kInt);
+  expect_error([&] { causal_attention(q, k, v, document.narrow(1, 0, 69), 1); },
+               "causal_attention: document must be int32 [2, 70], one for each key");
+  document[1][5] = 0;
+  expect_error([&] { causal_attention(q, k, v, document, 1); },
+               "causal_attention: document 0 follows 1 in row 1; they must not decrease");
+}
+
+}  // namespace
+}  // namespace ceiling
