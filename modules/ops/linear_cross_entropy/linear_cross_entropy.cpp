@@ -12,7 +12,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/checks.h"
+#include "modules/ops/device.h"
 #include "modules/ops/linear/linear.h"
+#include "modules/ops/linear_cross_entropy/cuda.h"
 #include "modules/ops/linear_cross_entropy/kernels.h"
 
 namespace ceiling {
@@ -36,7 +38,7 @@ struct Rows {
 Rows cross_entropy_rows(at::Tensor logits, const at::Tensor& targets, const Options& o,
                         bool want_grad) {
   const auto wide = logits.options().dtype(wide_type(logits));
-  if (logits.device().is_cpu()) {
+  if (logits.device().is_cpu() || logits.scalar_type() != at::kDouble) {
     Rows rows{at::empty({logits.size(0)}, wide), at::empty({logits.size(0)}, wide),
               want_grad ? logits : at::Tensor()};
     CrossEntropyParams p{.type = cpu_type(logits, "linear_cross_entropy"),
@@ -50,8 +52,11 @@ Rows cross_entropy_rows(at::Tensor logits, const at::Tensor& targets, const Opti
                          .targets = targets.const_data_ptr<int>(),
                          .loss = rows.loss.mutable_data_ptr(),
                          .z = rows.z.mutable_data_ptr()};
-    at::parallel_for(0, logits.size(0), row_grain(logits.size(1)),
-                     [&](int64_t b, int64_t e) { cross_entropy(p, b, e); });
+    if (logits.device().is_cpu())
+      at::parallel_for(0, logits.size(0), row_grain(logits.size(1)),
+                       [&](int64_t b, int64_t e) { cross_entropy(p, b, e); });
+    else
+      launch(cross_entropy_cuda, {p, logits.size(0)}, logits);
     return rows;
   }
   const at::Tensor counted = targets.ge(0), ids = targets.clamp_min(0).to(at::kLong).unsqueeze(1);

@@ -16,8 +16,10 @@ using torch::autograd::variable_list;
 
 SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& query,
                   const at::Tensor& key, const at::Tensor& value, const at::Tensor& state) {
-  return sweep_cpu_supports(setting, query) ? sweep_cpu(setting, time, query, key, value, state)
-                                            : sweep_aten(setting, time, query, key, value, state);
+  if (sweep_cpu_supports(setting, query)) return sweep_cpu(setting, time, query, key, value, state);
+  if (sweep_cuda_supports(setting, query, value))
+    return sweep_cuda(setting, time, query, key, value, state);
+  return sweep_aten(setting, time, query, key, value, state);
 }
 
 at::Tensor transposed(const at::Tensor& state) {

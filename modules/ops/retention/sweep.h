@@ -35,4 +35,11 @@ bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query);
 SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& query,
                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
 
+// Whether sweep_cuda can do it: float32 or bfloat16 on a GPU token by token, bfloat16 in chunks;
+// widths that are multiples of 8 up to 512.
+bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
+                         const at::Tensor& value);
+SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
+                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+
 }  // namespace ceiling

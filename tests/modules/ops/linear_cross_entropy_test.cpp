@@ -242,15 +242,22 @@ TEST(LinearCrossEntropy, AnIncomingGradientOtherThanOneIsRefused) {
 
 TEST(LinearCrossEntropyGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    const at::Tensor hidden = random_normal({2, 35, 64}, "hidden").to(gpu, dtype),
-                     weight = random_normal({128, 64}, "weight", 1, 0.3).to(gpu, dtype),
-                     targets = random_ints({2, 35}, -1, 101, "targets").to(gpu);
-    for (const double cap : {0.0, 2.0})
-      expect_reference(
-          hidden, weight, targets,
-          {.vocab_size = 101, .scale = 1.0 / 70, .z_loss = 0.1, .logit_cap = cap, .chunk = 32}, 2);
-  }
+  // Rows of whole and of broken 16-byte pieces, padding rows, more columns than threads.
+  for (const auto& [rows, vocab_size] :
+       {std::pair<int64_t, int64_t>{128, 101}, {101, 101}, {8192, 8000}, {5003, 5001}})
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor hidden = random_normal({2, 35, 64}, "hidden").to(gpu, dtype),
+                       weight = random_normal({rows, 64}, "weight", 1, 0.3).to(gpu, dtype),
+                       targets = random_ints({2, 35}, -1, vocab_size, "targets").to(gpu);
+      for (const double cap : {0.0, 2.0})
+        expect_reference(hidden, weight, targets,
+                         {.vocab_size = vocab_size,
+                          .scale = 1.0 / 70,
+                          .z_loss = 0.1,
+                          .logit_cap = cap,
+                          .chunk = 32},
+                         2);
+    }
 }
 
 }  // namespace

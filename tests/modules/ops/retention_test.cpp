@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "modules/ops/device.h"
 #include "modules/ops/retention/reference.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
@@ -50,9 +51,9 @@ std::vector<at::Tensor> outputs_and_gradients(
   const RetentionOutput out = f(leaf);
   at::manual_seed(11);
   const at::Tensor d_out =
-      at::randn(out.o.sizes(), at::TensorOptions().dtype(at::kDouble)).to(out.o.scalar_type());
-  const at::Tensor d_state = at::randn(out.state.sizes(), at::TensorOptions().dtype(at::kDouble))
-                                 .to(out.state.scalar_type());
+      at::randn(out.o.sizes(), at::TensorOptions().dtype(at::kDouble)).to(out.o.options());
+  const at::Tensor d_state =
+      at::randn(out.state.sizes(), at::TensorOptions().dtype(at::kDouble)).to(out.state.options());
   torch::autograd::variable_list wanted = {leaf.q, leaf.k, leaf.v, leaf.state};
   if (decay_gradient) wanted.push_back(leaf.log_decay);
   std::vector<at::Tensor> all = {out.o.detach(), out.state.detach()};
@@ -375,6 +376,102 @@ TEST(RetentionTest, WrongArgumentsAreErrors) {
       },
       "retention: the segments must be [B, T], as q is");
   says(nothing, "retention: chunk 0 is not allowed, must be at least 1", 0);
+}
+
+// Kernels on a GPU: all widths of tiles, and widths between them; lengths around the chunk's; one
+// long row, whose time is cut into segments; carried states, documents, decays per token.
+TEST(RetentionGpu, EqualsTheReferenceInFloat64) {
+  const at::Device gpu = pick_device("cuda");
+  struct GpuCase {
+    int64_t batch, seq_len, heads, k_dim, v_dim;
+    RetentionForm form = RetentionForm::kChunk;
+    at::ScalarType dtype = at::kBFloat16;
+  };
+  const std::vector<GpuCase> gpu_cases = {
+      {2, 1, 2, 64, 64},
+      {2, 31, 2, 64, 64},
+      {2, 32, 3, 128, 128},
+      {2, 33, 3, 128, 64},
+      {3, 200, 2, 128, 256},
+      {2, 150, 2, 256, 512},
+      {2, 65, 2, 512, 256},
+      {2, 100, 2, 24, 40},
+      {2, 100, 1, 136, 264},
+      {1, 2000, 2, 64, 128},
+      {1, 1500, 1, 256, 128},
+      {1, 100, 70, 16, 16},
+      {2, 40, 2, 128, 256, RetentionForm::kRecurrent},
+      {2, 40, 2, 20, 36, RetentionForm::kRecurrent, at::kFloat},
+      {2, 70, 2, 20, 36, RetentionForm::kChunk, at::kFloat},
+      {2, 70, 2, 64, 64, RetentionForm::kParallel},
+  };
+  for (const GpuCase& c : gpu_cases)
+    for (const bool documents : {false, true})
+      for (const bool per_token : {false, true}) {
+        at::manual_seed(5);
+        const auto options = at::TensorOptions().dtype(at::kDouble);
+        const auto random = [&](int64_t width) {
+          return at::randn({c.batch, c.seq_len, c.heads, width}, options).to(c.dtype);
+        };
+        Inputs in;
+        in.q = random(c.k_dim);
+        in.k = random(c.k_dim) / std::sqrt(static_cast<double>(c.k_dim));
+        in.v = random(c.v_dim + 8).narrow(3, 8, c.v_dim);
+        in.log_decay = per_token ? -at::rand({c.batch, c.seq_len, c.heads}, options)
+                                 : -at::rand({c.heads}, options) * 0.1;
+        in.state = at::randn({c.batch, c.heads, c.k_dim, c.v_dim}, options).to(at::kFloat);
+        if (documents)
+          in.segments = make_segments(
+              at::rand({c.batch, c.seq_len}, options).lt(0.03).to(at::kInt).cumsum(1).to(at::kInt));
+        Inputs wide = in, there = in;
+        for (at::Tensor* x : {&wide.q, &wide.k, &wide.v, &wide.state}) *x = x->to(at::kDouble);
+        for (at::Tensor* x : {&there.q, &there.k, &there.v, &there.state}) *x = x->to(gpu);
+        if (per_token) there.log_decay = in.log_decay.to(gpu);
+        if (in.segments.any())
+          there.segments = {in.segments.document.to(gpu), in.segments.start.to(gpu),
+                            in.segments.position.to(gpu)};
+        const auto want = outputs_and_gradients(
+            wide,
+            [](const Inputs& x) {
+              return retention_reference(x.q, x.k, x.v, x.log_decay, x.state, x.segments);
+            },
+            per_token);
+        const auto got = outputs_and_gradients(
+            there,
+            [&](const Inputs& x) {
+              return retention(x.q, x.k, x.v, x.log_decay, x.state, x.segments, c.form, 64);
+            },
+            per_token);
+        // Scores, states and values meet as bfloat16, 2^-9 each, and sums of them stay below that.
+        const double bound = c.dtype == at::kFloat ? 1e-5 : 8e-3;
+        for (size_t i = 0; i < got.size(); ++i)
+          EXPECT_LT(relative_difference(got[i].cpu(), want[i]), bound)
+              << "output " << i << ": B " << c.batch << " T " << c.seq_len << " H " << c.heads
+              << " K " << c.k_dim << " V " << c.v_dim << " documents " << documents
+              << " decay per token " << per_token;
+      }
+}
+
+TEST(RetentionGpu, IsTheSameTwice) {
+  const at::Device gpu = pick_device("cuda");
+  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(gpu);
+  Inputs in;
+  in.q = at::randn({2, 300, 4, 128}, options), in.k = at::randn({2, 300, 4, 128}, options);
+  in.v = at::randn({2, 300, 4, 256}, options);
+  in.state = at::randn({2, 4, 128, 256}, options.dtype(at::kFloat));
+  in.log_decay = at::full({4}, -0.01, at::kDouble);
+  const auto run = [&] {
+    at::manual_seed(1);
+    return outputs_and_gradients(
+        in,
+        [](const Inputs& x) {
+          return retention(x.q, x.k, x.v, x.log_decay, x.state, x.segments, RetentionForm::kChunk,
+                           64);
+        },
+        false);
+  };
+  const auto first = run(), second = run();
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(first[i].equal(second[i])) << i;
 }
 
 }  // namespace

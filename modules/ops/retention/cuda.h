@@ -1,0 +1,55 @@
+// Sweeps (sweep.h) on a GPU, without torch: kernel_cuda.cu takes a chunk at a time on tensor cores,
+// recurrent_cuda.cu a token at a time.
+#pragma once
+#include <cstdint>
+
+#include "modules/ops/cuda_kernel.h"
+
+namespace ceiling {
+
+// Elements between neighbours of a [B, T, H, *] tensor; neighbours along the last dimension touch.
+struct GpuSweepStrides {
+  int64_t batch, time, head;
+};
+
+constexpr int64_t kMaxSweepHeads = 64;  // whose fixed decays travel with the launch
+constexpr int64_t kMaxSweepWidth = 512;
+
+struct GpuSweepParams {
+  int64_t batch, seq_len, heads;
+  int64_t m_dim, n_dim;  // of query and key; of value and out
+  bool backward;         // in time
+  bool bf16;             // of query, key, value and out; else float
+  const void *query, *key, *value;
+  GpuSweepStrides query_strides, key_strides, value_strides;
+  // ln of the decays, [B, T, H] contiguous; null: fixed ones, below
+  const float* log_decay;
+  float log_decay_of_head[kMaxSweepHeads];
+  const unsigned char* start;  // [B, T] or null
+  const float* state_in;       // [B, H, M, N] or null: zeros
+  float* state_out;            // [B, H, M, N]
+  void* out;                   // [B, T, H, N]
+  // Chunk kernel only. Time is cut into `segments` pieces that run side by side; for more than one,
+  // states [segments, B, H, M, N] and across [segments, B, H] are room for what passes between
+  // them.
+  int64_t segments;
+  float *segment_states, *segment_across;
+};
+
+// How the chunk kernel divides a head: value columns of a block, and blocks that an H100 runs at a
+// time.
+struct SweepTiling {
+  int64_t slice, resident_blocks;
+};
+inline SweepTiling sweep_tiling(int64_t m_dim, int64_t n_dim) {
+  constexpr int64_t kSms = 132;
+  if (m_dim <= 64 || (m_dim <= 128 && n_dim <= 64)) return {64, 4 * kSms};
+  if (m_dim <= 128) return {128, 2 * kSms};
+  if (m_dim <= 256) return {128, kSms};
+  return {64, kSms};
+}
+
+inline CudaKernel<GpuSweepParams> sweep_chunk_cuda;  // bfloat16; widths multiples of 8, at most 512
+inline CudaKernel<GpuSweepParams> sweep_recurrent_cuda;  // any
+
+}  // namespace ceiling

@@ -1,0 +1,470 @@
+// A sweep in chunks, sm_90a. README.md has the maths.
+// Bound:  HBM, if all slices of a head's values meet in L2: query, key, value, out once.
+// Floor:  0.18 ms for 32,768 tokens x 16 heads x 128/128 (537 MB at 3.0 TB/s).
+// Layout: one block per (b, h, slice of value columns) walks through time. Its warps keep the
+//   transposed state, 16 value columns x kM (/ kParts) rows each, in registers as float32
+//   accumulators; two of their tiles have the layout of a B fragment, so Q S needs no trip through
+//   shared memory. Scores are computed once per block and pass through shared memory in bfloat16.
+// Limits: fewer than about 132 blocks leave SMs idle: time is then cut into segments, whose states
+//   a first pass over key and value finds (`kOutput` false).
+#include "modules/ops/cuda/mma.cuh"
+#include "modules/ops/retention/cuda.h"
+
+namespace ceiling {
+namespace {
+
+using namespace gpu;
+
+constexpr float kLog2E = 1.44269504f;
+
+// kM: width of query and key, rounded up. kSlice: value columns of a block. kC: tokens of a chunk.
+// kParts: warps that share the kM state rows of 16 value columns. kStages: chunks in shared memory;
+// with one, the other blocks of the SM work while it is filled.
+template <int kM_, int kSlice_, int kC_, int kParts_, int kStages_, int kBlocksPerSm_>
+struct Shape {
+  static constexpr int kM = kM_, kSlice = kSlice_, kC = kC_, kParts = kParts_, kStages = kStages_;
+  static constexpr int kBlocksPerSm = kBlocksPerSm_;
+  static constexpr int kColumnWarps = kSlice / 16;
+  static constexpr int kWarps = kColumnWarps * kParts;
+  static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kMPart = kM / kParts;
+  using Rows = Tile<kM>;         // of query and key
+  using Columns = Tile<kSlice>;  // of value
+  using Scores = Tile<kC>;
+  static constexpr uint32_t kKey = Rows::at(kC, 0), kValue = 2 * kKey;  // offsets in a stage
+  static constexpr uint32_t kStageBytes = kValue + Columns::at(kC, 0);
+  static constexpr uint32_t kScoreBytes = Scores::at(kC, 0);
+  static constexpr int kPartialPitch = kSlice + 8;  // floats; rows fall into different banks
+  static constexpr uint32_t kPartialBytes = (kParts - 1) * kC * kPartialPitch * 4;
+  static constexpr uint32_t kBytes = kStages * kStageBytes + kScoreBytes + kPartialBytes;
+  static_assert(kBytes * kBlocksPerSm <= 226 * 1024, "shared memory of an SM");
+};
+
+// Weights of one chunk's tokens.
+template <int kC>
+struct Weights {
+  float sum[kC];     // log2 of the decays from the chunk's begin to the token, its own included
+  float enter[kC];   // what the entering state weighs in out
+  float leave[kC];   // what the token weighs in the leaving state
+  int document[kC];  // documents that have started since the chunk's begin
+  float across;      // what the entering state weighs in the leaving one
+  int starts;        // of documents in the chunk
+};
+
+// By one warp. Tokens past the end have decay 1: a state passes them unchanged.
+template <int kC, bool kBackward>
+__device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p, int64_t b, int64_t h,
+                             int64_t t0) {
+  constexpr int kEach = kC / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int tokens = static_cast<int>(min(int64_t{kC}, p.seq_len - t0));
+  float sum[kEach], total;
+  int document[kEach], starts = 0;
+  if (p.log_decay || p.start) {
+    float own = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int at = lane * kEach + i;
+      if (at < tokens) {
+        const int64_t token = b * p.seq_len + t0 + at;
+        own += p.log_decay ? p.log_decay[token * p.heads + h] : p.log_decay_of_head[h];
+        starts += p.start ? p.start[token] : 0;
+      }
+      sum[i] = own, document[i] = starts;
+    }
+    float up_to = own;
+    int starts_up_to = starts;
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const float other = __shfl_up_sync(0xffffffffu, up_to, offset);
+      const int other_starts = __shfl_up_sync(0xffffffffu, starts_up_to, offset);
+      if (lane >= offset) up_to += other, starts_up_to += other_starts;
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      sum[i] = kLog2E * (sum[i] + up_to - own);
+      document[i] += starts_up_to - starts;
+    }
+    total = kLog2E * __shfl_sync(0xffffffffu, up_to, kWarp - 1);
+    starts = __shfl_sync(0xffffffffu, starts_up_to, kWarp - 1);
+  } else {
+    const float decay = kLog2E * p.log_decay_of_head[h];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      sum[i] = decay * min(lane * kEach + i + 1, tokens), document[i] = 0;
+    total = decay * tokens;
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = lane * kEach + i;
+    const float from_begin = document[i] == 0 ? exp2_fast(sum[i]) : 0.0f;
+    const float to_end = document[i] == starts ? exp2_fast(total - sum[i]) : 0.0f;
+    w.sum[at] = sum[i], w.document[at] = document[i];
+    w.enter[at] = kBackward ? to_end : from_begin;
+    w.leave[at] = kBackward ? from_begin : to_end;
+  }
+  if (lane == 0) w.across = starts == 0 ? exp2_fast(total) : 0.0f, w.starts = starts;
+}
+
+// A thread's share of the copies of tiles [kC, kColumns]: one column of pieces, every kStep-th row.
+template <int kColumns, int kC, int kThreads>
+class TileCopy {
+ public:
+  __device__ TileCopy(const bf16* first, int64_t row_stride, int64_t columns)
+      : row_(threadIdx.x / T::kPieces),
+        has_columns_(static_cast<int>(threadIdx.x) % T::kPieces * 8 < columns),
+        row_stride_(row_stride),
+        from_(first + row_ * row_stride + threadIdx.x % T::kPieces * 8),
+        to_(T::at(row_, threadIdx.x % T::kPieces * 8)) {}
+  // Tokens from t0 on, of which `tokens` exist; zeros for the others.
+  __device__ __forceinline__ void operator()(uint32_t tile, int64_t t0, int64_t tokens) const {
+    if (kStep > kC && row_ >= kC) return;
+    const bf16* from = from_ + t0 * row_stride_;
+#pragma unroll
+    for (int i = 0; i < (kC + kStep - 1) / kStep; ++i, from += kStep * row_stride_)
+      copy_async(tile + to_ + T::at(i * kStep, 0), from, has_columns_ && row_ + i * kStep < tokens);
+  }
+
+ private:
+  using T = Tile<kColumns>;
+  static constexpr int kStep = kThreads / T::kPieces;
+  static_assert(kThreads % T::kPieces == 0 && (kC % kStep == 0 || kStep > kC),
+                "threads share the pieces evenly");
+  int row_;
+  bool has_columns_;
+  int64_t row_stride_;
+  const bf16* from_;
+  uint32_t to_;
+};
+
+template <class S, bool kBackward, bool kOutput>
+__global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
+    const __grid_constant__ GpuSweepParams p) {
+  constexpr int kC = S::kC, kWarps = S::kWarps, kMPart = S::kMPart, kBlocks = kC / 16;
+  using Rows = typename S::Rows;
+  using Columns = typename S::Columns;
+  using Scores = typename S::Scores;
+  extern __shared__ __align__(128) unsigned char memory[];
+  __shared__ Weights<kC> weights[2];
+  const uint32_t base = shared_address(memory);
+  const uint32_t scores = base + S::kStages * S::kStageBytes;
+  float* partial = reinterpret_cast<float*>(memory + S::kStages * S::kStageBytes + S::kScoreBytes);
+
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
+  const int column_warp = warp % S::kColumnWarps, part = warp / S::kColumnWarps;
+  const int64_t bh = blockIdx.y, b = bh / p.heads, h = bh % p.heads;
+  const int64_t first_column = int64_t{blockIdx.x} * S::kSlice;
+  const int64_t slice_columns = min(int64_t{S::kSlice}, p.n_dim - first_column);
+
+  const auto of_head = [&](const void* tensor, const GpuSweepStrides& strides) {
+    return static_cast<const bf16*>(tensor) + b * strides.batch + h * strides.head;
+  };
+  const TileCopy<S::kM, kC, S::kThreads> copy_query(of_head(p.query, p.query_strides),
+                                                    p.query_strides.time, p.m_dim),
+      copy_key(of_head(p.key, p.key_strides), p.key_strides.time, p.m_dim);
+  const TileCopy<S::kSlice, kC, S::kThreads> copy_value(
+      of_head(p.value, p.value_strides) + first_column, p.value_strides.time, slice_columns);
+
+  const int64_t chunks = (p.seq_len + kC - 1) / kC;
+  const int64_t per_segment = (chunks + p.segments - 1) / p.segments;
+  const int64_t first_visit = min(int64_t{blockIdx.z} * per_segment, chunks);
+  const int64_t visits = min(first_visit + per_segment, chunks) - first_visit;
+  const auto token_of = [&](int64_t visit) {
+    return (kBackward ? chunks - 1 - (first_visit + visit) : first_visit + visit) * kC;
+  };
+  const auto stage_of = [&](int64_t visit) {
+    return base + static_cast<uint32_t>(visit % S::kStages) * S::kStageBytes;
+  };
+  const auto fetch = [&](int64_t visit) {
+    const int64_t t0 = token_of(visit), tokens = p.seq_len - t0;
+    const uint32_t to = stage_of(visit);
+    if (kOutput) copy_query(to, t0, tokens);
+    copy_key(to + S::kKey, t0, tokens);
+    copy_value(to + S::kValue, t0, tokens);
+    commit_copies();
+  };
+
+  // state[i]: value columns g and g + 8 of this warp's 16, rows 8 i + 2 t4 and + 1 of its part.
+  float state[kMPart / 8][4];
+  const int64_t bh_count = p.batch * p.heads;
+  // A segment's entering state is in its place of segment_states; the first pass starts from zero.
+  const float* state_in = p.segments > 1 ? (kOutput ? p.segment_states : nullptr) : p.state_in;
+  float* state_out = p.segments > 1 && !kOutput ? p.segment_states : p.state_out;
+  const auto state_index = [&](const int64_t segment, int i, int c) -> int64_t {
+    const int64_t row = part * kMPart + 8 * i + 2 * t4 + (c & 1);
+    const int64_t column = first_column + column_warp * 16 + g + (c & 2) * 4;
+    if (row >= p.m_dim || column >= p.n_dim) return -1;
+    return ((segment * bh_count + bh) * p.m_dim + row) * p.n_dim + column;
+  };
+#pragma unroll
+  for (int i = 0; i < kMPart / 8; ++i)
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const int64_t from = state_in ? state_index(p.segments > 1 ? blockIdx.z : 0, i, c) : -1;
+      state[i][c] = from >= 0 ? state_in[from] : 0.0f;
+    }
+
+  if (visits > 0) {
+    if (S::kStages > 1) fetch(0);
+    if (warp == 0) find_weights<kC, kBackward>(weights[0], p, b, h, token_of(0));
+  }
+  const uint32_t query_lane = Rows::down_first(lane), key_lane = Rows::right_first(lane);
+  const uint32_t part_lane = query_lane + Rows::at(0, part * kMPart);
+  const uint32_t value_lane = Columns::right_first(lane) + Columns::at(0, column_warp * 16);
+  const uint32_t score_lane = scores + Scores::down_first(lane);
+  const int64_t out_stride = p.heads * p.n_dim;
+  bf16* const out_first = static_cast<bf16*>(p.out) + (b * p.seq_len * p.heads + h) * p.n_dim +
+                          first_column + column_warp * 16 + 2 * t4;
+  float across_all = 1;
+  for (int64_t visit = 0; visit < visits; ++visit) {
+    if (S::kStages == 1) {
+      __syncthreads();  // all are done with the chunk before
+      fetch(visit);
+    }
+    wait_copies<0>();
+    __syncthreads();  // this chunk is here, and all are done with the one before
+    if (visit + 1 < visits) {
+      if (S::kStages > 1) fetch(visit + 1);
+      if (warp == kWarps - 1)
+        find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, b, h, token_of(visit + 1));
+    }
+    const Weights<kC>& w = weights[visit % 2];
+    const uint32_t q_tile = stage_of(visit), k_tile = q_tile + S::kKey, v_tile = q_tile + S::kValue;
+
+    float out[kBlocks][2][4] = {};
+    if constexpr (kOutput) {
+      // Scores, 16 x 16 at a time: those on or below the diagonal (above, backward in time).
+      for (int tile = warp; tile < kBlocks * (kBlocks + 1) / 2; tile += kWarps) {
+        const int low = tile >= 6 ? 3 : tile >= 3 ? 2 : tile >= 1 ? 1 : 0;
+        const int high = tile - low * (low + 1) / 2;  // high <= low
+        const int row_block = kBackward ? high : low, column_block = kBackward ? low : high;
+        const uint32_t q_at = q_tile + query_lane + row_block * Rows::at(16, 0),
+                       k_at = k_tile + key_lane + column_block * Rows::at(16, 0);
+        float score[2][2][4] = {};  // two sums each: shorter chains of products
+#pragma unroll
+        for (int k = 0; k < S::kM / 16; ++k) {
+          uint32_t q[4], kt[4];
+          load_matrices(q, q_at + Rows::at(0, 16 * k));
+          load_matrices(kt, k_at + Rows::at(0, 16 * k));
+          mma(score[k % 2][0], q, kt[0], kt[1]);
+          mma(score[k % 2][1], q, kt[2], kt[3]);
+        }
+#pragma unroll
+        for (int down = 0; down < 2; ++down) {
+          const int row = row_block * 16 + down * 8 + g;
+          const float row_sum = w.sum[row];
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float masked[2];
+#pragma unroll
+            for (int right = 0; right < 2; ++right) {
+              const int column = column_block * 16 + half * 8 + 2 * t4 + right,
+                        c = 2 * down + right;
+              const float between = kBackward ? w.sum[column] - row_sum : row_sum - w.sum[column];
+              bool seen = kBackward ? column >= row : row >= column;
+              if (w.starts > 0) seen = seen && w.document[row] == w.document[column];
+              masked[right] =
+                  seen ? (score[0][half][c] + score[1][half][c]) * exp2_fast(between) : 0.0f;
+            }
+            const uint32_t to =
+                scores + row * Scores::kPitch + (column_block * 16 + half * 8) * 2 + 4 * t4;
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack(masked[0], masked[1]))
+                         : "memory");
+          }
+        }
+      }
+      // What the entering state gives.
+#pragma unroll
+      for (int k = 0; k < kMPart / 16; ++k) {
+        const uint32_t b00 = pack(state[2 * k][0], state[2 * k][1]),
+                       b01 = pack(state[2 * k + 1][0], state[2 * k + 1][1]),
+                       b10 = pack(state[2 * k][2], state[2 * k][3]),
+                       b11 = pack(state[2 * k + 1][2], state[2 * k + 1][3]);
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) {
+          uint32_t q[4];
+          load_matrices(q, q_tile + part_lane + Rows::at(i * 16, 16 * k));
+          mma(out[i][0], q, b00, b01);
+          mma(out[i][1], q, b10, b11);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+        const float upper = w.enter[i * 16 + g], lower = w.enter[i * 16 + g + 8];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          out[i][half][0] *= upper, out[i][half][1] *= upper;
+          out[i][half][2] *= lower, out[i][half][3] *= lower;
+        }
+      }
+      __syncthreads();  // the scores are complete
+    }
+
+    const float across = w.across;
+    across_all *= across;
+#pragma unroll
+    for (int i = 0; i < kMPart / 8; ++i)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) state[i][c] *= across;
+#pragma unroll
+    for (int k = 0; k < kBlocks; ++k) {
+      // 16 tokens' values: as they lie a B fragment of tokens x columns, transposed an A fragment
+      // of columns x tokens.
+      uint32_t v[4];
+      load_matrices_transposed(v, v_tile + value_lane + Columns::at(k * 16, 0));
+      if constexpr (kOutput) {
+        if (k % S::kParts == part) {
+#pragma unroll
+          for (int i = 0; i < kBlocks; ++i) {
+            if (kBackward ? k < i : k > i) continue;
+            uint32_t score[4];
+            load_matrices(score, score_lane + Scores::at(i * 16, 16 * k));
+            mma(out[i][0], score, v[0], v[2]);
+            mma(out[i][1], score, v[1], v[3]);
+          }
+        }
+      }
+      const float2 first = *reinterpret_cast<const float2*>(w.leave + k * 16 + 2 * t4),
+                   second = *reinterpret_cast<const float2*>(w.leave + k * 16 + 8 + 2 * t4);
+      v[0] = scaled(v[0], first.x, first.y);
+      v[1] = scaled(v[1], first.x, first.y);
+      v[2] = scaled(v[2], second.x, second.y);
+      v[3] = scaled(v[3], second.x, second.y);
+#pragma unroll
+      for (int i = 0; i < kMPart / 16; ++i) {
+        uint32_t kt[4];
+        load_matrices_transposed(kt, k_tile + part_lane + Rows::at(k * 16, 16 * i));
+        mma(state[2 * i], v, kt[0], kt[1]);
+        mma(state[2 * i + 1], v, kt[2], kt[3]);
+      }
+    }
+
+    if constexpr (kOutput) {
+      if constexpr (S::kParts > 1) {
+        // The parts' sums meet in the first.
+        const auto at = [&](int of, int i, int half, int down) {
+          return reinterpret_cast<float2*>(
+              partial + ((of - 1) * kC + i * 16 + down * 8 + g) * S::kPartialPitch +
+              column_warp * 16 + half * 8 + 2 * t4);
+        };
+        if (part > 0) {
+#pragma unroll
+          for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+#pragma unroll
+              for (int down = 0; down < 2; ++down)
+                *at(part, i, half, down) =
+                    make_float2(out[i][half][2 * down], out[i][half][2 * down + 1]);
+        }
+        __syncthreads();
+        if (part == 0) {
+#pragma unroll
+          for (int other = 1; other < S::kParts; ++other)
+#pragma unroll
+            for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+              for (int half = 0; half < 2; ++half)
+#pragma unroll
+                for (int down = 0; down < 2; ++down) {
+                  const float2 x = *at(other, i, half, down);
+                  out[i][half][2 * down] += x.x, out[i][half][2 * down + 1] += x.y;
+                }
+        }
+      }
+      if (part == 0) {
+        const int64_t tokens = p.seq_len - token_of(visit);
+        bf16* row = out_first + (token_of(visit) + g) * out_stride;
+        const int columns = static_cast<int>(slice_columns) - column_warp * 16 - 2 * t4;
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+          for (int down = 0; down < 2; ++down, row += 8 * out_stride) {
+            if (i * 16 + down * 8 + g >= tokens) continue;
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              if (half * 8 < columns)
+                *reinterpret_cast<uint32_t*>(row + half * 8) =
+                    pack(out[i][half][2 * down], out[i][half][2 * down + 1]);
+          }
+      }
+    }
+  }
+
+  if (p.segments > 1 && !kOutput && threadIdx.x == 0 && blockIdx.x == 0)
+    p.segment_across[int64_t{blockIdx.z} * bh_count + bh] = across_all;
+  const bool last = !kOutput || p.segments == 1 || blockIdx.z + 1 == p.segments;
+  if (!state_out || !last) return;
+#pragma unroll
+  for (int i = 0; i < kMPart / 8; ++i)
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const int64_t to = state_index(!kOutput && p.segments > 1 ? blockIdx.z : 0, i, c);
+      if (to >= 0) state_out[to] = state[i][c];
+    }
+}
+
+// From each segment's own contribution to the state that enters it.
+__global__ void enter_segments(const __grid_constant__ GpuSweepParams p) {
+  const int64_t size = p.m_dim * p.n_dim, all = p.batch * p.heads * size;
+  const int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (at >= all) return;
+  float entering = p.state_in ? p.state_in[at] : 0.0f;
+  for (int64_t segment = 0; segment < p.segments; ++segment) {
+    float& slot = p.segment_states[segment * all + at];
+    const float own = segment + 1 < p.segments ? slot : 0.0f;
+    slot = entering;
+    if (segment + 1 < p.segments)
+      entering = own + p.segment_across[segment * p.batch * p.heads + at / size] * entering;
+  }
+}
+
+template <class S, bool kBackward, bool kOutput>
+void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) {
+  const auto kernel = chunk_kernel<S, kBackward, kOutput>;
+  static const bool prepared =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes) ==
+      cudaSuccess;
+  (void)prepared;  // a failure shows at the launch
+  const dim3 grid(static_cast<unsigned>((p.n_dim + S::kSlice - 1) / S::kSlice),
+                  static_cast<unsigned>(p.batch * p.heads), static_cast<unsigned>(segments));
+  kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p);
+}
+
+template <class S, bool kBackward>
+void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
+  if (p.segments > 1) {
+    run_kernel<S, kBackward, false>(p, p.segments - 1, stream);
+    const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
+    enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
+  }
+  run_kernel<S, kBackward, true>(p, p.segments, stream);
+}
+
+// Chosen by measurement among slices of 64 and 128, chunks of 32 and 64, 1 to 4 parts, 1 or 2
+// stages (bench/results/): what counts is that several warps are ready on each scheduler. Slices as
+// sweep_tiling() says.
+template <bool kBackward>
+void run_width(const GpuSweepParams& p, cudaStream_t stream) {
+  if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward>(p, stream);
+  if (p.m_dim <= 128 && p.n_dim <= 64)
+    return run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream);
+  if (p.m_dim <= 128) return run_sweep<Shape<128, 128, 32, 1, 2, 2>, kBackward>(p, stream);
+  if (p.m_dim <= 256) return run_sweep<Shape<256, 128, 32, 1, 2, 1>, kBackward>(p, stream);
+  return run_sweep<Shape<512, 64, 32, 2, 2, 1>, kBackward>(p, stream);
+}
+
+void launch(const GpuSweepParams& p, void* stream) {
+  if (p.backward)
+    run_width<true>(p, static_cast<cudaStream_t>(stream));
+  else
+    run_width<false>(p, static_cast<cudaStream_t>(stream));
+}
+
+[[maybe_unused]] const bool registered = [] {
+  sweep_chunk_cuda.launch = launch;
+  return true;
+}();
+
+}  // namespace
+}  // namespace ceiling

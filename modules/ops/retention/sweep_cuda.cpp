@@ -1,0 +1,97 @@
+#include <ATen/ops/empty.h>
+
+#include "modules/ops/checks.h"
+#include "modules/ops/device.h"
+#include "modules/ops/retention/cuda.h"
+#include "modules/ops/retention/sweep.h"
+
+namespace ceiling {
+
+namespace {
+
+constexpr int64_t kChunk = 32;        // of the kernel; a shorter one asked for goes another way
+constexpr int64_t kFewestChunks = 4;  // of a segment: its first pass over key and value must pay
+
+bool token_by_token(const SweepSetting& setting, const at::Tensor& query) {
+  return setting.form == RetentionForm::kRecurrent || query.size(1) == 1;
+}
+
+// As the kernels read rows: whole 16-byte pieces, neighbours along the last dimension.
+at::Tensor rows_of_pieces(const at::Tensor& x) {
+  bool ready = x.stride(3) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+  for (int dim = 0; dim < 3; ++dim) ready = ready && x.stride(dim) % 8 == 0;
+  return ready ? x : x.contiguous();
+}
+
+GpuSweepStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
+
+}  // namespace
+
+bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
+                         const at::Tensor& value) {
+  if (!query.is_cuda() || query.size(3) > kMaxSweepWidth || value.size(3) > kMaxSweepWidth)
+    return false;
+  const at::ScalarType type = query.scalar_type();
+  if (token_by_token(setting, query)) return type == at::kFloat || type == at::kBFloat16;
+  return setting.form == RetentionForm::kChunk && setting.chunk >= kChunk &&
+         type == at::kBFloat16 && query.size(3) % 8 == 0 && value.size(3) % 8 == 0;
+}
+
+SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query_in,
+                       const at::Tensor& key_in, const at::Tensor& value_in,
+                       const at::Tensor& state_in) {
+  const at::Tensor query = rows_of_pieces(query_in), key = rows_of_pieces(key_in),
+                   value = rows_of_pieces(value_in);
+  const int64_t batch = query.size(0), seq_len = query.size(1), heads = query.size(2),
+                m_dim = query.size(3), n_dim = value.size(3);
+  const auto wide = query.options().dtype(at::kFloat);
+  const SweepOutput result{at::empty({batch, seq_len, heads, n_dim}, query.options()),
+                           at::empty({batch, heads, m_dim, n_dim}, wide)};
+  const at::Tensor state = state_in.defined() ? state_in.to(at::kFloat).contiguous() : at::Tensor();
+  const at::Tensor start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
+  GpuSweepParams p{};
+  p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.m_dim = m_dim, p.n_dim = n_dim;
+  p.backward = time == Time::kBackward, p.bf16 = query.scalar_type() == at::kBFloat16;
+  p.query = query.const_data_ptr(), p.query_strides = strides_of(query);
+  p.key = key.const_data_ptr(), p.key_strides = strides_of(key);
+  p.value = value.const_data_ptr(), p.value_strides = strides_of(value);
+  p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
+  p.state_in = state.defined() ? state.const_data_ptr<float>() : nullptr;
+  p.state_out = result.state.mutable_data_ptr<float>();
+  p.out = result.out.mutable_data_ptr();
+  p.segments = 1;
+
+  // Fixed decays of a few heads travel with the launch; they are on the CPU, and a copy would wait.
+  at::Tensor log_decay;
+  if (setting.log_decay.dim() == 1 && heads <= kMaxSweepHeads && setting.log_decay.is_cpu()) {
+    const at::Tensor fixed = setting.log_decay.to(at::kDouble).contiguous();
+    for (int64_t h = 0; h < heads; ++h)
+      p.log_decay_of_head[h] = static_cast<float>(fixed.const_data_ptr<double>()[h]);
+  } else {
+    log_decay = setting.log_decay.to(query.device(), at::kFloat)
+                    .expand({batch, seq_len, heads})
+                    .contiguous();
+    p.log_decay = log_decay.const_data_ptr<float>();
+  }
+
+  if (token_by_token(setting, query)) {
+    launch(sweep_recurrent_cuda, p, query);
+    return result;
+  }
+  const SweepTiling tiling = sweep_tiling(m_dim, n_dim);
+  const int64_t blocks = batch * heads * ((n_dim + tiling.slice - 1) / tiling.slice);
+  const int64_t chunks = (seq_len + kChunk - 1) / kChunk;
+  p.segments =
+      std::max<int64_t>(1, std::min(tiling.resident_blocks / blocks, chunks / kFewestChunks));
+  at::Tensor states, across;
+  if (p.segments > 1) {
+    states = at::empty({p.segments, batch, heads, m_dim, n_dim}, wide);
+    across = at::empty({p.segments, batch, heads}, wide);
+    p.segment_states = states.mutable_data_ptr<float>();
+    p.segment_across = across.mutable_data_ptr<float>();
+  }
+  launch(sweep_chunk_cuda, p, query);
+  return result;
+}
+
+}  // namespace ceiling
