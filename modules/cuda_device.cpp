@@ -1,4 +1,5 @@
 // Part of libceiling_cuda.so: the runtime functions that the program reaches through it.
+#include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime.h>
 
@@ -7,7 +8,32 @@
 namespace ceiling {
 namespace {
 
+class Graph final : public CapturedWork {
+ public:
+  explicit Graph(const std::function<void()>& work) {
+    // Relaxed: the backward pass launches from autograd's own thread.
+    graph_.capture_begin({0, 0}, cudaStreamCaptureModeRelaxed);
+    try {
+      work();
+    } catch (...) {
+      try {
+        graph_.capture_end();
+      } catch (...) {  // the first error tells more
+      }
+      throw;
+    }
+    graph_.capture_end();
+  }
+  void replay() override { graph_.replay(); }
+
+ private:
+  at::cuda::CUDAGraph graph_;
+};
+
 [[maybe_unused]] const bool registered = [] {
+  cuda_runtime.capture = [](const std::function<void()>& work) -> std::unique_ptr<CapturedWork> {
+    return std::make_unique<Graph>(work);
+  };
   cuda_runtime.current_stream = [](int device) -> void* {
     return c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream();
   };

@@ -9,10 +9,10 @@
 
 namespace ceiling {
 
-Segments make_segments(const at::Tensor& document) {
+Segments make_segments(const at::Tensor& document, bool always) {
   TORCH_INTERNAL_ASSERT(document.dim() == 2 && document.scalar_type() == at::kInt);
   Segments segments;
-  if (!document.select(1, -1).any().item<bool>())
+  if (!always && !document.select(1, -1).any().item<bool>())
     return segments;  // non-decreasing: the last index tells
   const int64_t batch = document.size(0), seq_len = document.size(1);
   const at::Tensor before =

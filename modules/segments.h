@@ -21,7 +21,7 @@ struct Segments {
 };
 
 // From a [B, T] int32 document index (CPU or GPU). If no row has a boundary the result is `any() ==
-// false`.
-Segments make_segments(const at::Tensor& document);
+// false`, unless `always`: a recorded graph needs one path for all batches.
+Segments make_segments(const at::Tensor& document, bool always = false);
 
 }  // namespace ceiling

@@ -97,6 +97,10 @@ void TrainSection::fields(Fields& f) {
   f("precision", precision, OneOf{"auto", "fp32", "bf16"},
     "of computing; weights and moments stay fp32. auto: bf16 on GPUs and on processors with bf16 "
     "matrix units");
+  f("cuda_graph", cuda_graph,
+    "on a GPU, record a micro-batch's work once and replay it: no time is lost in launching "
+    "kernels")
+      .free_to_change();
   f("recompute", recompute, OneOf{"none", "block"},
     "block: keep only each block's input and compute it again in the backward pass, for less "
     "memory")
@@ -263,7 +267,8 @@ void choose_architecture(ModelSection& section, const ConfigNode& model) {
 
 ModelSection read_model_section(const ConfigNode& node) {
   if (!node.find("architecture"))
-    throw Error("{}: model.architecture is not set; one of {}", node.where, join(architecture_names(), ", "));
+    throw Error("{}: model.architecture is not set; one of {}", node.where,
+                join(architecture_names(), ", "));
   ModelSection section;
   choose_architecture(section, node);
   parse_config(section, node, "model");
@@ -276,7 +281,8 @@ RunConfig read_run_config(const ConfigNode& node) {
   const ConfigNode* model = node.find("model");
   if (model && model->kind == ConfigNode::Kind::kMap) {
     if (!model->find("architecture"))
-      throw Error("{}: is not set; one of {}", place(node, "model.architecture"), join(architecture_names(), ", "));
+      throw Error("{}: is not set; one of {}", place(node, "model.architecture"),
+                  join(architecture_names(), ", "));
     choose_architecture(config.model, *model);
   }
   parse_config(config, node, "");

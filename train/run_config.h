@@ -69,6 +69,7 @@ struct TrainSection {
   double z_loss = 0;
   SpikeSection spike;
   std::string precision = "auto", recompute = "none";
+  bool cuda_graph = true;
   bool deterministic = false;
   std::optional<Duration> time_limit;
   int64_t log_every = 10;

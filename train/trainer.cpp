@@ -2,9 +2,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <chrono>
 #include <cmath>
@@ -20,12 +22,12 @@
 #include "modules/ops/device.h"
 #include "modules/ops/grad_norm/grad_norm.h"
 #include "parallel/communicator.h"
-#include "train/device_batch.h"
 #include "train/evaluate.h"
 #include "train/load_model.h"
 #include "train/logging.h"
 #include "train/memory.h"
 #include "train/metrics.h"
+#include "train/micro_step.h"
 #include "train/sampler.h"
 #include "train/schedule.h"
 #include "train/setup.h"
@@ -66,6 +68,13 @@ struct Progress {
   double best_nats = 0;
 };
 
+// A stream of our own: work on the default one cannot be recorded.
+std::optional<c10::StreamGuard> own_stream(at::Device device) {
+  if (device.is_cpu()) return {};
+  return std::optional<c10::StreamGuard>(
+      std::in_place, c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
+}
+
 }  // namespace
 
 class Trainer {
@@ -78,7 +87,10 @@ class Trainer {
   void report_start();
   bool take_step();  // false where the data ends
   void run_micro_batches(const Batch& batch);
-  bool update_parameters(double loss, const Batch& batch);
+  bool update_parameters(const Batch& batch);
+  double most_targets() const {
+    return static_cast<double>(config_.train.global_batch * config_.data.context);
+  }
   [[noreturn]] void stop_at_nonfinite(double loss, double norm, const Batch& batch);
   void log_step(double loss, double lr, double wait_s);
   void evaluate_and_sample();
@@ -90,6 +102,7 @@ class Trainer {
   std::string dir_;
   SelfCommunicator world_;
   at::Device device_;
+  std::optional<c10::StreamGuard> stream_;
   at::ScalarType compute_;
   int64_t steps_;
   int64_t micro_batch_;
@@ -103,6 +116,7 @@ class Trainer {
   std::unique_ptr<CheckpointStore> checkpoints_;
   std::unique_ptr<CheckpointSaver> saver_;
   std::unique_ptr<Loader> loader_;
+  std::unique_ptr<MicroStep> micro_step_;
   std::unique_ptr<Metrics> metrics_;
   StatusLine status_;
   Peak peak_;
@@ -122,6 +136,7 @@ Trainer::Trainer(RunConfig config)
     : config_(std::move(config)),
       dir_(config_.run.dir),
       device_(setup_device(config_)),
+      stream_(own_stream(device_)),
       compute_(compute_dtype(config_.train.precision, device_)),
       steps_(config_.total_steps()),
       micro_batch_(micro_batch(config_, device_)),
@@ -136,6 +151,15 @@ Trainer::Trainer(RunConfig config)
   resume();
   data.first_position = progress_.step * config_.train.global_batch;
   loader_ = std::make_unique<Loader>(data);
+  micro_step_ = std::make_unique<MicroStep>(
+      *model_, device_,
+      MicroStepOptions{
+          .micro_batch = micro_batch_,
+          .documents = !data.cross_document,
+          .scale = 1.0 / most_targets(),
+          .z_loss = config_.train.z_loss,
+          .recompute = config_.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone,
+          .graph = config_.train.cuda_graph});
 }
 
 // Continues from the newest valid checkpoint of this folder, if any; refuses if config or data
@@ -280,7 +304,7 @@ bool Trainer::take_step() {
   if (!batch) return false;
   interval_wait_s_ += batch->wait_s;
   run_micro_batches(*batch);
-  update_parameters(step_loss_, *batch);
+  update_parameters(*batch);
   ++progress_.step;
   ++interval_steps_, ++session_steps_;
   const int64_t n_tokens = batch->n_samples * batch->context;
@@ -295,32 +319,25 @@ bool Trainer::take_step() {
 }
 
 // Gradients of mean loss over all targets of the global batch, whatever the micro-batch: every
-// token weighs the same.
+// token weighs the same. The micro-steps divide by the most targets that a batch can have; what is
+// missing to the true number follows in the update.
 void Trainer::run_micro_batches(const Batch& batch) {
-  const LossOptions options{
-      .scale = 1.0 / static_cast<double>(std::max<int64_t>(batch.n_targets, 1)),
-      .z_loss = config_.train.z_loss,
-      .per_token = false};
-  const Recompute recompute =
-      config_.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone;
-  at::Tensor total;
-  for (int64_t first = 0; first < batch.n_samples; first += micro_batch_) {
-    const DeviceBatch micro =
-        to_device(batch, first, std::min(micro_batch_, batch.n_samples - first), device_);
-    const at::Tensor hidden = model_->hidden(micro.tokens, micro.segments, nullptr, recompute);
-    const at::Tensor loss = model_->loss(hidden, micro.targets, options).loss;
-    torch::autograd::backward({loss}, {});
-    const at::Tensor value = loss.detach().to(at::kDouble);
-    total = total.defined() ? total + value : value;
-  }
-  step_loss_ = total.item<double>();
+  micro_step_->reset_total();
+  for (int64_t first = 0; first < batch.n_samples; first += micro_batch_)
+    micro_step_->run(batch, first, std::min(micro_batch_, batch.n_samples - first));
 }
 
 // Clipping, spike policy, AdamW. False if the step was skipped: weights, moments and Adam's step
 // stay as they were.
-bool Trainer::update_parameters(double loss, const Batch& batch) {
+bool Trainer::update_parameters(const Batch& batch) {
   at::NoGradGuard no_grad;
-  step_norm_ = std::sqrt(squared_norm(store_->grad).item<double>());
+  // The one time that the host waits for the device.
+  const at::Tensor sums = at::stack({micro_step_->total(), squared_norm(store_->grad)}).cpu();
+  const double correction =
+      most_targets() / static_cast<double>(std::max<int64_t>(batch.n_targets, 1));
+  const double loss = correction * sums[0].item<double>();
+  step_loss_ = loss;
+  step_norm_ = correction * std::sqrt(sums[1].item<double>());
   if (!std::isfinite(loss) || !std::isfinite(step_norm_))
     stop_at_nonfinite(loss, step_norm_, batch);
   if (config_.train.spike.policy == "skip") {
@@ -351,7 +368,7 @@ bool Trainer::update_parameters(double loss, const Batch& batch) {
          .beta2 = config_.train.beta2,
          .eps = config_.train.eps,
          .step = ++progress_.optimizer_step,
-         .grad_scale = scale});
+         .grad_scale = scale * correction});
   return true;
 }
 

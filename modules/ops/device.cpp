@@ -53,6 +53,10 @@ int index_of(at::Device device) { return device.has_index() ? device.index() : 0
 
 void* current_stream(at::Device device) { return cuda_runtime.current_stream(index_of(device)); }
 
+std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work) {
+  return cuda_runtime.capture(work);
+}
+
 std::string device_name(at::Device device) {
   return device.is_cpu() ? "cpu" : cuda_runtime.device_name(index_of(device));
 }

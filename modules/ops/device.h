@@ -4,6 +4,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "modules/ops/cuda_kernel.h"
@@ -21,10 +23,21 @@ std::string load_cuda();
 std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "cpu"
 void synchronize(at::Device device);         // waits for all work; nothing on a CPU
 
+// GPU work recorded once, to be repeated on the same memory.
+class CapturedWork {
+ public:
+  virtual ~CapturedWork() = default;
+  virtual void replay() = 0;
+};
+// Records what `work` launches on the current stream, which must not be the default one; nothing is
+// executed. `work` must have run before, must not wait for the device, and keeps its memory.
+std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work);
+
 // Functions of the CUDA runtime that the program reaches through the library.
 struct CudaRuntime {
   void* (*current_stream)(int device) = nullptr;  // cudaStream_t
   std::string (*device_name)(int device) = nullptr;
+  std::unique_ptr<CapturedWork> (*capture)(const std::function<void()>& work) = nullptr;
 };
 inline CudaRuntime cuda_runtime;
 
