@@ -29,7 +29,7 @@ if(CMAKE_CUDA_COMPILER AND cuda_sources AND NOT CEILING_CUDA STREQUAL "off")
   find_package(CUDAToolkit 13.0 REQUIRED)
   add_library(ceiling_cuda SHARED ${cuda_sources})
   target_compile_options(ceiling_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-gencode arch=compute_90a,code=sm_90a -lineinfo --expt-relaxed-constexpr>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-gencode arch=compute_90a,code=sm_90a -lineinfo --compress-mode=size --expt-relaxed-constexpr>)
   target_include_directories(ceiling_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   # Our own symbols (base, kernel tables) come from the program that opens the library.
   target_link_libraries(ceiling_cuda PRIVATE ceiling::torch_cuda CUDA::cudart spdlog::spdlog)
