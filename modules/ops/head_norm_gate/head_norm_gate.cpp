@@ -8,7 +8,9 @@
 
 #include "modules/ops/activation_reference.h"
 #include "modules/ops/checks.h"
-#include "modules/ops/head_norm_gate/kernels.h"
+#include "modules/ops/device.h"
+#include "modules/ops/head_norm_gate/cuda.h"
+#include "modules/ops/weight_partials.h"
 
 namespace ceiling {
 
@@ -45,8 +47,11 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
     const at::Tensor y = at::empty({o.size(0), o.size(1), o.size(2) * o.size(3)}, o.options());
     HeadNormGateParams p = params_of(o, gate, weight, eps, activation);
     p.y = y.mutable_data_ptr();
-    at::parallel_for(0, p.rows, row_grain(p.heads * p.dim),
-                     [&](int64_t b, int64_t e) { head_norm_gate_forward(p, b, e); });
+    if (o.device().is_cpu())
+      at::parallel_for(0, p.rows, row_grain(p.heads * p.dim),
+                       [&](int64_t b, int64_t e) { head_norm_gate_forward(p, b, e); });
+    else
+      launch(head_norm_gate_forward_cuda, p, o);
     ctx->save_for_backward({o, gate, weight});
     ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["eps"] = eps;
@@ -62,15 +67,23 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
                   static_cast<Activation>(ctx->saved_data["activation"].toInt()));
     const at::Tensor dy = grads[0].contiguous(), d_o = at::empty_like(o),
                      dgate = at::empty(gate.sizes(), o.options());
-    const int64_t blocks = (p.rows + kHeadNormBlock - 1) / kHeadNormBlock;
+    p.partials = weight_partials(o.device(), p.rows, kHeadNormBlock);
     p.dy = dy.const_data_ptr(), p.d_o = d_o.mutable_data_ptr(), p.dgate = dgate.mutable_data_ptr();
-    at::Tensor partial;
+    const bool cpu = o.device().is_cpu();
+    at::Tensor partial, dweight;
     if (weight.defined()) {
-      partial = at::empty({blocks, p.dim}, o.options().dtype(wide_type(o)));
+      partial = at::empty({p.partials, p.dim}, o.options().dtype(wide_type(o)));
+      dweight = ctx->saved_data["grad"].toTensor();
       p.dweight_partial = partial.mutable_data_ptr();
+      if (!cpu) p.dweight = dweight.mutable_data_ptr<float>();
     }
-    at::parallel_for(0, blocks, 1, [&](int64_t b, int64_t e) { head_norm_gate_backward(p, b, e); });
-    if (weight.defined()) ctx->saved_data["grad"].toTensor().add_(partial.sum(0));
+    if (cpu) {
+      at::parallel_for(0, p.partials, 1,
+                       [&](int64_t b, int64_t e) { head_norm_gate_backward(p, b, e); });
+      if (weight.defined()) dweight.add_(partial.sum(0));
+    } else {
+      launch(head_norm_gate_backward_cuda, p, o);
+    }
     return {d_o, dgate, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
@@ -91,7 +104,9 @@ at::Tensor head_norm_gate(const at::Tensor& o, const at::Tensor& gate, const Par
   if (weight && weight->value.scalar_type() != o.scalar_type())
     throw Error("head_norm_gate: o is {}, the weight {}", c10::toString(o.scalar_type()),
                 c10::toString(weight->value.scalar_type()));
-  if (!o.device().is_cpu())
+  if (o.device() != gate.device() || (weight && weight->value.device() != o.device()))
+    throw Error("head_norm_gate: o, gate and weight must be on one device");
+  if (!o.device().is_cpu() && o.scalar_type() == at::kDouble)
     return head_norm_gate_reference(o, gate, weight ? use(*weight) : at::Tensor(), eps, activation);
   return HeadNormGateFn::apply(o, gate, weight ? if_defined(weight->value) : std::nullopt,
                                weight ? if_defined(weight->grad) : std::nullopt, eps, activation);

@@ -13,12 +13,14 @@ struct HeadNormGateParams {
   const void* o;     // [rows, H, V]
   const void* gate;  // rows of H V, gate_stride apart
   int64_t gate_stride;
-  const void* weight;     // [V] or null
-  void* y;                // [rows, H V]
-  const void* dy;         // [rows, H V]
-  void* d_o;              // [rows, H, V]
-  void* dgate;            // [rows, H V]
-  void* dweight_partial;  // [blocks, V], float (double); null without weight
+  const void* weight;  // [V] or null
+  void* y;             // [rows, H V]
+  const void* dy;      // [rows, H V]
+  void* d_o;           // [rows, H, V]
+  void* dgate;         // [rows, H V]
+  int64_t partials;    // a CPU: one for each block of kHeadNormBlock rows; a GPU: room for so many
+  void* dweight_partial;  // [partials, V], float (double); null without weight
+  void* dweight;          // [V], float: a GPU adds the sum of the partials to it
 };
 
 constexpr int64_t kHeadNormBlock = 64;  // rows whose weight gradients are added up together; fixed

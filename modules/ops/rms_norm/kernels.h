@@ -15,10 +15,12 @@ struct RmsNormParams {
   void* y;               // [rows, D]
   void* rstd;            // [rows], float (double for kDouble)
   // Backward: x is what was normalised.
-  const void* dy;         // [rows, D]
-  const void* dsum;       // [rows, D] or null: gradient that arrives at the sum directly
-  void* dx;               // [rows, D]
-  void* dweight_partial;  // [blocks, D], float (double): one row per block of kRmsNormBlock rows
+  const void* dy;    // [rows, D]
+  const void* dsum;  // [rows, D] or null: gradient that arrives at the sum directly
+  void* dx;          // [rows, D]
+  int64_t partials;  // a CPU: one for each block of kRmsNormBlock rows; a GPU: room for so many
+  void* dweight_partial;  // [partials, D], float (double)
+  void* dweight;          // [D], float: a GPU adds the sum of the partials to it
 };
 
 // Rows whose weight gradients are added up together; fixed, so the result does not depend on the

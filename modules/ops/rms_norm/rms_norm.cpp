@@ -7,7 +7,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/checks.h"
-#include "modules/ops/rms_norm/kernels.h"
+#include "modules/ops/device.h"
+#include "modules/ops/rms_norm/cuda.h"
+#include "modules/ops/weight_partials.h"
 
 namespace ceiling {
 
@@ -34,8 +36,11 @@ class RmsNormFn : public torch::autograd::Function<RmsNormFn> {
     p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr();
     p.y = y.mutable_data_ptr(), p.rstd = rstd.mutable_data_ptr();
     if (residual.defined()) p.residual = residual.const_data_ptr(), p.sum = sum.mutable_data_ptr();
-    at::parallel_for(0, rows, row_grain(dim),
-                     [&](int64_t b, int64_t e) { rms_norm_forward(p, b, e); });
+    if (x.device().is_cpu())
+      at::parallel_for(0, rows, row_grain(dim),
+                       [&](int64_t b, int64_t e) { rms_norm_forward(p, b, e); });
+    else
+      launch(rms_norm_forward_cuda, p, x);
     ctx->save_for_backward({residual.defined() ? sum : x, rstd, weight});
     ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["two"] = residual.defined();
@@ -50,17 +55,23 @@ class RmsNormFn : public torch::autograd::Function<RmsNormFn> {
     const at::Tensor dsum = two && grads[1].defined() ? grads[1].contiguous() : at::Tensor();
     if (!grads[0].defined()) return {dsum, dsum, at::Tensor(), at::Tensor(), at::Tensor()};
     const at::Tensor dy = grads[0].contiguous(), dx = at::empty_like(x);
-    const int64_t dim = x.size(-1), rows = rstd.numel(),
-                  blocks = (rows + kRmsNormBlock - 1) / kRmsNormBlock;
-    const at::Tensor partial = at::empty({blocks, dim}, rstd.options());
+    const int64_t dim = x.size(-1), rows = rstd.numel();
     RmsNormParams p{};
+    p.partials = weight_partials(x.device(), rows, kRmsNormBlock);
+    const at::Tensor partial = at::empty({p.partials, dim}, rstd.options());
+    const at::Tensor dweight = ctx->saved_data["grad"].toTensor();
     p.type = cpu_type(x, "rms_norm"), p.rows = rows, p.dim = dim;
     p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.rstd = rstd.mutable_data_ptr();
     p.dy = dy.const_data_ptr(), p.dx = dx.mutable_data_ptr(),
     p.dweight_partial = partial.mutable_data_ptr();
     if (dsum.defined()) p.dsum = dsum.const_data_ptr();
-    at::parallel_for(0, blocks, 1, [&](int64_t b, int64_t e) { rms_norm_backward(p, b, e); });
-    ctx->saved_data["grad"].toTensor().add_(partial.sum(0));
+    if (x.device().is_cpu()) {
+      at::parallel_for(0, p.partials, 1, [&](int64_t b, int64_t e) { rms_norm_backward(p, b, e); });
+      dweight.add_(partial.sum(0));
+    } else {
+      p.dweight = dweight.mutable_data_ptr<float>();
+      launch(rms_norm_backward_cuda, p, x);
+    }
     return {dx, two ? dx : at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
@@ -72,22 +83,30 @@ void check(const at::Tensor& x, const at::Tensor& weight) {
   if (x.scalar_type() != weight.scalar_type())
     throw Error("rms_norm: x is {}, the weight {}", c10::toString(x.scalar_type()),
                 c10::toString(weight.scalar_type()));
+  if (x.device() != weight.device())
+    throw Error("rms_norm: x is on {}, the weight on {}", x.device().str(), weight.device().str());
+}
+
+// All but float64 on a GPU, which is there to test other kernels against.
+bool has_kernel(const at::Tensor& x) {
+  return x.device().is_cpu() || x.scalar_type() != at::kDouble;
 }
 
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const Parameter& weight, double eps) {
   check(x, weight.value);
-  if (!x.device().is_cpu()) return rms_norm_reference(x, use(weight), eps);
+  if (!has_kernel(x)) return rms_norm_reference(x, use(weight), eps);
   return RmsNormFn::apply(x, std::nullopt, weight.value, if_defined(weight.grad), eps)[0];
 }
 
 AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
                               const Parameter& weight, double eps) {
   check(x, weight.value);
-  if (x.sizes() != residual.sizes() || x.scalar_type() != residual.scalar_type())
-    throw Error("add_rms_norm: x and residual differ in shape or dtype");
-  if (!x.device().is_cpu()) {
+  if (x.sizes() != residual.sizes() || x.scalar_type() != residual.scalar_type() ||
+      x.device() != residual.device())
+    throw Error("add_rms_norm: x and residual differ in shape, dtype or device");
+  if (!has_kernel(x)) {
     const at::Tensor sum = x + residual;
     return {rms_norm_reference(sum, use(weight), eps), sum};
   }
