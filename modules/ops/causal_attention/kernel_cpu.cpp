@@ -196,6 +196,56 @@ inline uint32_t rounded(float value) {
   return value == value ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : 0x7fc0u;
 }
 
+// Squares of words are transposed in registers: interleaving the first half of the rows with the
+// second one turns the bits of (row, column) by one, log2(kWords) times make it (column, row).
+constexpr int kWords = kVectorBytes / 4;
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+struct Interleave {
+  uint32_t low[kWords] = {}, high[kWords] = {};
+  constexpr Interleave() {
+    for (uint32_t i = 0; i < kWords; ++i) {
+      low[i] = i / 2 + i % 2 * kWords;
+      high[i] = low[i] + kWords / 2;
+    }
+  }
+};
+constexpr Interleave kInterleave;
+
+// to [columns, rows] = from [rows, columns] transposed; both multiples of kAttentionFill.
+[[gnu::noinline]] void transpose_words(int64_t rows, int64_t columns, const void* from_in,
+                                       void* to_in) {
+  const uint32_t* from = static_cast<const uint32_t*>(from_in);
+  uint32_t* to = static_cast<uint32_t*>(to_in);
+  Words low, high;
+  memcpy(&low, kInterleave.low, sizeof low);
+  memcpy(&high, kInterleave.high, sizeof high);
+  for (int64_t i = 0; i < rows; i += kWords)
+    for (int64_t j = 0; j < columns; j += kWords) {
+      Words line[kWords], next[kWords];
+#pragma GCC unroll 16
+      for (int r = 0; r < kWords; ++r)
+        line[r] = *reinterpret_cast<const Words*>(from + (i + r) * columns + j);
+#pragma GCC unroll 4
+      for (int turn = 1; turn < kWords; turn *= 2) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kWords / 2; ++r) {
+          next[2 * r] = __builtin_shuffle(line[r], line[r + kWords / 2], low);
+          next[2 * r + 1] = __builtin_shuffle(line[r], line[r + kWords / 2], high);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kWords; ++r) line[r] = next[r];
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kWords; ++r) *reinterpret_cast<Words*>(to + (j + r) * rows + i) = line[r];
+    }
+}
+template <class U>
+inline void transpose(int64_t rows, int64_t columns, const U* from, U* to) {
+  if constexpr (sizeof(U) == 4) return transpose_words(rows, columns, from, to);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[j * rows + i] = from[i * columns + j];
+}
+
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -273,52 +323,53 @@ class Head {
   }
 
   // Into products: n rows of head_dim numbers, `source(i)` the i-th, filled up with zeros.
-  static E element(const T* from, int64_t i) {
-    if constexpr (sizeof(E) == sizeof(T))
-      return from[i];
-    else
-      return load(from, i);
-  }
   // A left side [filled n, width].
   template <class Source>
   void pack_left(int64_t n, const Source& source, E* to) const {
     const int64_t filled = attention_filled(n);
     for (int64_t i = 0; i < n; ++i, to += width_) {
       const T* from = source(i);
-      for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = element(from, d);
+      if constexpr (sizeof(E) == sizeof(T))
+        memcpy(to, from, static_cast<size_t>(p_.head_dim) * sizeof(E));
+      else
+        for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = load(from, d);
       for (int64_t d = p_.head_dim; d < width_; ++d) to[d] = 0;
     }
     memset(to, 0, static_cast<size_t>((filled - n) * width_) * sizeof(E));
   }
-  // A right side [width, filled n].
-  template <class Source>
-  void pack_across(int64_t n, const Source& source, E* to) const {
+  // Other forms of a packed left side of n rows. A right side [width, filled n]:
+  void right_across(int64_t n, const E* left, E* to) const {
     const int64_t filled = attention_filled(n);
-    memset(to, 0, static_cast<size_t>(filled * width_) * sizeof(E));
-    for (int64_t i = 0; i < n; ++i) {
-      const T* from = source(i);
-      for (int64_t d = 0; d < p_.head_dim; ++d)
-        to[(d / kPair * filled + i) * kPair + d % kPair] = element(from, d);
-    }
+    if constexpr (kPair == 1)
+      transpose(filled, width_, left, to);
+    else
+      transpose_words(filled, width_ / 2, left, to);
   }
-  // A right side [filled n, width].
-  template <class Source>
-  void pack_down(int64_t n, const Source& source, E* to) const {
-    const int64_t filled = attention_filled(n);
-    memset(to, 0, static_cast<size_t>(filled * width_) * sizeof(E));
-    for (int64_t i = 0; i < n; ++i) {
-      const T* from = source(i);
-      E* line = to + i / kPair * kPair * width_ + i % kPair;
-      for (int64_t d = 0; d < p_.head_dim; ++d) line[d * kPair] = element(from, d);
-    }
+  // A right side [filled n, width]; `to` is used for pairs only.
+  const E* right_down(int64_t n, const E* left, E* to) const {
+    if constexpr (kPair == 1) return left;
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(to);
+    for (int64_t i = 0; i < attention_filled(n); i += 2, left += 2 * width_, pairs += width_)
+#pragma GCC ivdep
+      for (int64_t d = 0; d < width_; ++d)
+        pairs[d] = static_cast<uint32_t>(left[d]) | static_cast<uint32_t>(left[width_ + d]) << 16;
+    return to;
   }
-  // The transpose [width, filled n] of a packed left side as a left side; `to` is used for pairs
-  // only.
-  Left<E> across(const E* left, int64_t n, E* to) const {
+  // A left side [width, filled n]; `to` and `scratch`, as large as the left side, are used for
+  // pairs only.
+  Left<E> left_across(int64_t n, const E* left, E* scratch, E* to) const {
     if constexpr (kPair == 1) return {left, 1, width_};
     const int64_t filled = attention_filled(n);
-    for (int64_t i = 0; i < filled; ++i)
-      for (int64_t d = 0; d < width_; ++d) to[d * filled + i] = left[i * width_ + d];
+    transpose_words(filled, width_ / 2, left, scratch);
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(scratch);
+    for (int64_t d = 0; d < width_; d += 2, pairs += filled) {
+      E *even = to + d * filled, *odd = even + filled;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < filled; ++i) {
+        even[i] = static_cast<E>(pairs[i]);
+        odd[i] = static_cast<E>(pairs[i] >> 16);
+      }
+    }
     return {to, filled, 1};
   }
 
@@ -359,9 +410,11 @@ class Forward : Head<T, Product> {
     value_ = arena.take<E>(keys * width_);
     if (kPair > 1) value_across_ = arena.take<E>(keys * width_);
     query_ = arena.take<E>(kBlock * width_);
+    query_across_ = arena.take<E>(kBlock * width_);
     score_ = arena.take<A>(kBlock * kBlock);
     if (kPair > 1) weight_ = arena.take<E>(kBlock * kBlock);
     sum_ = arena.take<A>(kBlock * width_);
+    out_ = arena.take<A>(kBlock * width_);
   }
 
   void pack_keys(const Rows& first, const Rows& last) {
@@ -372,7 +425,8 @@ class Forward : Head<T, Product> {
           n, [&](int64_t i) { return this->key_row(p_.k, key + i); }, key_ + key * width_);
       this->pack_left(
           n, [&](int64_t i) { return this->key_row(p_.v, key + i); }, value_ + key * width_);
-      if constexpr (kPair > 1) this->across(value_ + key * width_, n, value_across_ + key * width_);
+      if constexpr (kPair > 1)
+        this->left_across(n, value_ + key * width_, query_, value_across_ + key * width_);
     }
   }
   Left<E> value_across(int64_t key, int64_t filled) const {
@@ -381,14 +435,15 @@ class Forward : Head<T, Product> {
   }
 
   void one(const Rows& rows) {
-    this->pack_across(
+    this->pack_left(
         rows.n, [&](int64_t i) { return this->row(p_.q, rows.first + i); }, query_);
+    this->right_across(rows.n, query_, query_across_);
     for (int64_t r = 0; r < rows.lanes; ++r) largest_[r] = A(-1e30), total_[r] = 0;
     memset(sum_, 0, static_cast<size_t>(rows.lanes * width_) * sizeof(A));
     const int64_t end = this->keys_end(rows.first + rows.n - 1);
     for (int64_t key = this->first_key(rows.first) / kBlock * kBlock; key < end; key += kBlock) {
       const int64_t filled = attention_filled(least(kBlock, p_.n_keys - key));
-      Product::multiply(filled, rows.lanes, width_, {key_ + key * width_, width_, 1}, query_,
+      Product::multiply(filled, rows.lanes, width_, {key_ + key * width_, width_, 1}, query_across_,
                         rows.lanes, score_, false);
       this->look(rows, key, filled, sight_);
       if (sight_.masked)
@@ -409,27 +464,29 @@ class Forward : Head<T, Product> {
   // Scores become weights relative to the rows' largest score so far; what was summed with an
   // earlier one is scaled down.
   template <bool kMasked>
-  void weigh(int64_t lanes, int64_t keys) {
-    A before[kBlock], shrink[kBlock];
-    memcpy(before, largest_, sizeof before);
+  [[gnu::noinline]] void weigh(int64_t lanes, int64_t keys) {
+    A largest[kBlock], shrink[kBlock];
+    memcpy(largest, largest_, sizeof largest);
+    const A scale = scale_;
     for (int64_t c = 0; c < keys; ++c) {
       A* score = score_ + c * lanes;
       const int key = static_cast<int>(c);
 #pragma GCC ivdep
       for (int64_t r = 0; r < lanes; ++r) {
-        const bool seen = !kMasked || (key >= sight_.first[r] && key < sight_.end[r]);
-        const A s = seen ? scale_ * score[r] : A(-1e30);
+        A s = scale * score[r];
+        if (kMasked) s = (key >= sight_.first[r]) & (key < sight_.end[r]) ? s : A(-1e30);
         score[r] = s;
-        largest_[r] = s > largest_[r] ? s : largest_[r];
+        largest[r] = s > largest[r] ? s : largest[r];
       }
     }
     bool same = true;
-    for (int64_t r = 0; r < lanes; ++r) same &= before[r] == largest_[r];
+    for (int64_t r = 0; r < lanes; ++r) same &= largest_[r] == largest[r];
     if (!same) {
 #pragma GCC ivdep
       for (int64_t r = 0; r < lanes; ++r) {
-        shrink[r] = exponential(before[r] - largest_[r]);
+        shrink[r] = exponential(largest_[r] - largest[r]);
         total_[r] *= shrink[r];
+        largest_[r] = largest[r];
       }
       for (int64_t d = 0; d < width_; ++d)
 #pragma GCC ivdep
@@ -437,7 +494,7 @@ class Forward : Head<T, Product> {
     }
     // A row that saw nothing yet has -1e30 everywhere: exp(0) is not its weight.
     const auto weight = [&](A s, int64_t r) {
-      const A e = exponential(s - largest_[r]);
+      const A e = exponential(s - largest[r]);
       return kMasked && s <= A(-1e30) ? A(0) : e;
     };
     for (int64_t c = 0; c < keys; c += kPair) {
@@ -461,17 +518,18 @@ class Forward : Head<T, Product> {
   }
 
   void put(const Rows& rows) {
+    transpose(width_, rows.lanes, sum_, out_);
     for (int64_t r = 0; r < rows.n; ++r) {
       const A factor = A(1) / total_[r];
       this->lse_[rows.first + r] = largest_[r] + static_cast<A>(log(total_[r]));
       T* out = this->row_of(p_.out, rows.first + r);
-      for (int64_t d = 0; d < p_.head_dim; ++d) store(out, d, factor * sum_[d * rows.lanes + r]);
+      for (int64_t d = 0; d < p_.head_dim; ++d) store(out, d, factor * out_[r * width_ + d]);
     }
   }
 
   int64_t split_ = 0;
-  E *key_, *value_, *value_across_, *query_, *weight_;
-  A *score_, *sum_;
+  E *key_, *value_, *value_across_, *query_, *query_across_, *weight_;
+  A *score_, *sum_, *out_;
   A largest_[kBlock], total_[kBlock];
   Sight sight_;
 };
@@ -512,7 +570,11 @@ class Backward : Head<T, Product> {
     delta_ = arena.take<A>(rows);
     key_ = arena.take<E>(kBlock * width_);
     value_ = arena.take<E>(kBlock * width_);
-    if (kPair > 1) key_across_ = arena.take<E>(kBlock * width_);
+    if (kPair > 1) {
+      key_across_ = arena.take<E>(kBlock * width_);
+      scratch_ = arena.take<E>(kBlock * width_);
+    }
+    out_ = arena.take<A>(kBlock * width_);
     dkey_ = arena.take<A>(kBlock * width_);
     dvalue_ = arena.take<A>(kBlock * width_);
     score_ = arena.take<A>(kBlock * kBlock);
@@ -528,10 +590,8 @@ class Backward : Head<T, Product> {
     const int64_t at = rows.first * width_;
     const auto q = [&](int64_t i) { return this->row(p_.q, rows.first + i); };
     const auto dout = [&](int64_t i) { return this->row(p_.dout, rows.first + i); };
-    this->pack_across(rows.n, q, query_across_ + at);
-    this->pack_down(rows.n, q, query_ + at);
-    this->pack_across(rows.n, dout, dout_across_ + at);
-    this->pack_down(rows.n, dout, dout_ + at);
+    pack_both(rows.n, q, query_across_ + at, query_ + at);
+    pack_both(rows.n, dout, dout_across_ + at, dout_ + at);
     memset(dquery_ + at, 0, static_cast<size_t>(rows.lanes * width_) * sizeof(A));
     for (int64_t r = rows.first; r < rows.first + rows.lanes; ++r) {
       // A row that only fills a register weighs nothing.
@@ -543,13 +603,21 @@ class Backward : Head<T, Product> {
     }
   }
 
+  template <class Source>
+  void pack_both(int64_t n, const Source& source, E* across, E* down) {
+    E* left = kPair == 1 ? down : scratch_;
+    this->pack_left(n, source, left);
+    this->right_across(n, left, across);
+    this->right_down(n, left, down);
+  }
+
   void one(int64_t key, int64_t blocks) {
     const int64_t n = least(kBlock, p_.n_keys - key), filled = attention_filled(n);
     this->pack_left(
         n, [&](int64_t i) { return this->key_row(p_.k, key + i); }, key_);
     this->pack_left(
         n, [&](int64_t i) { return this->key_row(p_.v, key + i); }, value_);
-    const Left<E> key_across = this->across(key_, n, key_across_);
+    const Left<E> key_across = this->left_across(n, key_, scratch_, key_across_);
     memset(dkey_, 0, static_cast<size_t>(filled * width_) * sizeof(A));
     memset(dvalue_, 0, static_cast<size_t>(filled * width_) * sizeof(A));
     const int64_t first = most(0, key - this->cached_) * p_.group / kBlock;
@@ -587,13 +655,13 @@ class Backward : Head<T, Product> {
 
   // P = exp(S - lse), dS = P (dP - delta), both times what the next products need.
   template <bool kMasked>
-  void weigh(const Rows& rows, int64_t keys) {
+  [[gnu::noinline]] void weigh(const Rows& rows, int64_t keys) {
     const int64_t lanes = rows.lanes;
     const A *lse = lse_filled_ + rows.first, *delta = delta_ + rows.first;
     const auto weight = [&](int64_t c, int64_t r) {
       const A e = exponential(scale_ * score_[c * lanes + r] - lse[r]);
       const int key = static_cast<int>(c);
-      return !kMasked || (key >= sight_.first[r] && key < sight_.end[r]) ? e : A(0);
+      return !kMasked || ((key >= sight_.first[r]) & (key < sight_.end[r])) ? e : A(0);
     };
     const auto slope = [&](A weight, int64_t c, int64_t r) {
       return scale_ * weight * (dscore_[c * lanes + r] - delta[r]);
@@ -622,16 +690,16 @@ class Backward : Head<T, Product> {
   }
 
   void put_rows(const Rows& rows) {
-    const A* sum = dquery_ + rows.first * width_;
+    transpose(width_, rows.lanes, dquery_ + rows.first * width_, out_);
     for (int64_t r = 0; r < rows.n; ++r) {
       T* dq = this->row_of(p_.dq, rows.first + r);
-      for (int64_t d = 0; d < p_.head_dim; ++d) store(dq, d, sum[d * rows.lanes + r]);
+      for (int64_t d = 0; d < p_.head_dim; ++d) store(dq, d, out_[r * width_ + d]);
     }
   }
 
-  E *query_across_, *query_, *dout_across_, *dout_, *key_, *value_, *key_across_;
+  E *query_across_, *query_, *dout_across_, *dout_, *key_, *value_, *key_across_, *scratch_;
   E *weight_, *dweight_, *dweight_pairs_;
-  A *dquery_, *lse_filled_, *delta_, *dkey_, *dvalue_, *score_, *dscore_;
+  A *dquery_, *lse_filled_, *delta_, *dkey_, *dvalue_, *score_, *dscore_, *out_;
   Sight sight_;
 };
 

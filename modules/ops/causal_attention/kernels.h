@@ -41,11 +41,11 @@ constexpr int64_t attention_filled(int64_t n) {
 // backward queries and gradients of the output twice each, next to the gradient of the queries.
 constexpr int64_t causal_attention_forward_workspace(const CausalAttentionParams& p) {
   const int64_t width = attention_filled(p.head_dim), keys = attention_filled(p.n_keys);
-  return (2 * keys + 2 * kAttentionBlock) * width + 2 * kAttentionBlock * kAttentionBlock + 256;
+  return (2 * keys + 4 * kAttentionBlock) * width + 2 * kAttentionBlock * kAttentionBlock + 256;
 }
 constexpr int64_t causal_attention_backward_workspace(const CausalAttentionParams& p) {
   const int64_t width = attention_filled(p.head_dim), rows = attention_filled(p.seq_len * p.group);
-  return (5 * rows + 4 * kAttentionBlock) * width + 2 * rows +
+  return (5 * rows + 6 * kAttentionBlock) * width + 2 * rows +
          4 * kAttentionBlock * kAttentionBlock + 256;
 }
 

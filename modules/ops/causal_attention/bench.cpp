@@ -1,0 +1,70 @@
+// Against at::scaled_dot_product_attention at the shape of shared peers' scripts and at a long one.
+#include <ATen/ops/randn.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "modules/ops/bench.h"
+#include "modules/ops/causal_attention/causal_attention.h"
+
+namespace ceiling {
+namespace {
+
+struct BenchShape {
+  int64_t batch, seq_len, heads, head_dim;
+};
+
+void time_both(BenchReport& report, const BenchShape& s, const std::string& name,
+               at::ScalarType dtype,
+               const std::function<at::Tensor(const std::vector<at::Tensor>&)>& attention) {
+  std::vector<at::Tensor> in;
+  for (int i = 0; i < 3; ++i)
+    in.push_back(at::randn({s.batch, s.seq_len, s.heads, s.head_dim}, dtype).requires_grad_());
+  const at::Tensor dy = at::randn({s.batch, s.seq_len, s.heads, s.head_dim}, dtype);
+  const auto n = static_cast<double>(dy.numel());
+  const double bytes = n * static_cast<double>(dy.element_size());
+  const double flops = 4 * n * static_cast<double>(s.seq_len + 1) / 2;
+  const std::string shape =
+      fmt::format("B {} T {} H {} hd {} {}", s.batch, s.seq_len, s.heads, s.head_dim, name);
+  report.time(
+      {.op = "causal_attention", .shape = shape, .pass = "f", .bytes = 4 * bytes, .flops = flops},
+      [&] { attention(in); });
+  report.time({.op = "causal_attention",
+               .shape = shape,
+               .pass = "f+b",
+               .bytes = 12 * bytes,
+               .flops = 3.5 * flops},
+              [&] { torch::autograd::grad({attention(in)}, in, {dy}); });
+}
+
+void bench_causal_attention(BenchReport& report) {
+  if (!report.device().is_cpu()) return;  // there the layer calls torch's
+  for (const BenchShape& s : {BenchShape{8, 256, 4, 64}, BenchShape{1, 2048, 8, 64}}) {
+    const double scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
+    const auto ours = [scale](std::optional<Bf16Product> product) {
+      return [=](const std::vector<at::Tensor>& x) {
+        return causal_attention(x[0], x[1], x[2], {}, scale, product);
+      };
+    };
+    const auto torchs = [](const std::vector<at::Tensor>& x) {
+      return at::scaled_dot_product_attention(x[0].transpose(1, 2), x[1].transpose(1, 2),
+                                              x[2].transpose(1, 2), {}, 0.0, true)
+          .transpose(1, 2);
+    };
+    time_both(report, s, "fp32 torch", at::kFloat, torchs);
+    time_both(report, s, "fp32", at::kFloat, ours({}));
+    time_both(report, s, "bf16 torch", at::kBFloat16, torchs);
+    for (const Bf16Product product : bf16_products())
+      time_both(
+          report, s,
+          std::vector{"bf16 widened", "bf16 pairs", "bf16 tiles"}[static_cast<size_t>(product)],
+          at::kBFloat16, ours(product));
+  }
+}
+
+const RegisterBench kBench("causal_attention", bench_causal_attention);
+
+}  // namespace
+}  // namespace ceiling
