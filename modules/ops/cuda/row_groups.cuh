@@ -1,6 +1,8 @@
 // For kernel_cuda.cu files of norms: rows that stay in registers between the sum over them and its
 // use, and weight gradients as partial sums that are added in a fixed order.
 #pragma once
+#include <cstring>
+
 #include "modules/ops/cuda/vector.cuh"
 
 namespace ceiling::gpu {
@@ -29,7 +31,11 @@ struct RowGroup {
       return __uint_as_float(i % 2 == 0 ? both << 16 : both & 0xffff0000u);
     }
     __device__ __forceinline__ void set(int pack, const float (&from)[kWidth]) {
-      store<kWidth>(reinterpret_cast<T*>(&packs[pack]), from);
+      Pack<T, kWidth> narrowed;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) narrowed.at[i] = narrow<T>(from[i]);
+      static_assert(sizeof(narrowed) == sizeof(uint4), "a pack is 16 bytes");
+      memcpy(&packs[pack], &narrowed, sizeof(uint4));
     }
     // From here on elements are unpacked anew. Otherwise the compiler keeps all of them as floats
     // from their first use to their last, twice the registers.

@@ -175,7 +175,7 @@ TEST_P(HeadNormGateGpuTest, OneChannelEqualsTheCpu) {
 
 TEST_P(HeadNormGateGpuTest, TakesAGateInsideAFusedProjection) {
   constexpr int64_t kDim = 64, kWidth = 2 * kDim;
-  // Rows that begin at multiples of 16 bytes; all between such multiples; every eighth.
+  // All rows begin at multiples of 16 bytes; none does; a few do; there is no gap between rows.
   for (const auto& [width, begin] :
        {std::pair<int64_t, int64_t>{400, 16}, {400, 3}, {401, 0}, {kWidth, 0}}) {
     for (const auto& [batch, seq_len] :
