@@ -264,6 +264,9 @@ class Arena {
   char* next_;
 };
 
+// So few rows that packing the keys would cost more than it saves.
+constexpr int64_t kFewRows = 8;
+
 // One key head of one sequence. T: storage; Product: one of the above.
 template <class T, class Product>
 class Head {
@@ -399,6 +402,10 @@ class Forward : Head<T, Product> {
   void run() {
     const int64_t blocks = this->row_blocks();
     if (split_ >= blocks) return;
+    if (this->rows_ <= kFewRows) {
+      for (int64_t r = 0; r < this->rows_; ++r) alone(r);
+      return;
+    }
     pack_keys(this->rows_of(split_), this->rows_of(blocks - 1 - (blocks - 1 - split_) % p_.splits));
     for (int64_t block = split_; block < blocks; block += p_.splits) one(this->rows_of(block));
   }
@@ -525,6 +532,39 @@ class Forward : Head<T, Product> {
       T* out = this->row_of(p_.out, rows.first + r);
       for (int64_t d = 0; d < p_.head_dim; ++d) store(out, d, factor * out_[r * width_ + d]);
     }
+  }
+
+  // A row by itself: decoding reads each key and value once, as they are.
+  void alone(int64_t r) {
+    const int64_t first = this->first_key(r), n = this->keys_end(r) - first, dim = p_.head_dim;
+    const T* q = this->row(p_.q, r);
+    A *query = sum_, *out = out_, *score = reinterpret_cast<A*>(value_);
+    for (int64_t d = 0; d < dim; ++d) query[d] = scale_ * load(q, d), out[d] = 0;
+    for (int64_t j = 0; j < n; ++j) {
+      const T* k = this->key_row(p_.k, first + j);
+      A lanes[kLanes] = {};
+      int64_t d = 0;
+      for (; d + kLanes <= dim; d += kLanes)
+        for (int lane = 0; lane < kLanes; ++lane)
+          lanes[lane] += query[d + lane] * load(k, d + lane);
+      for (int lane = 0; d + lane < dim; ++lane) lanes[lane] += query[d + lane] * load(k, d + lane);
+      for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+      score[j] = lanes[0];
+    }
+    const A largest = lane_max<A>(n, A(-1e30), [&](int64_t j) { return score[j]; });
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j) score[j] = exponential(score[j] - largest);
+    const A total = lane_sum<A>(n, [&](int64_t j) { return score[j]; });
+    for (int64_t j = 0; j < n; ++j) {
+      const T* v = this->key_row(p_.v, first + j);
+      const A weight = score[j];
+#pragma GCC ivdep
+      for (int64_t d = 0; d < dim; ++d) out[d] += weight * load(v, d);
+    }
+    this->lse_[r] = largest + static_cast<A>(log(total));
+    T* to = this->row_of(p_.out, r);
+    for (int64_t d = 0; d < dim; ++d) store(to, d, out[d] / total);
   }
 
   int64_t split_ = 0;

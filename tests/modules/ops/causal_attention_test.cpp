@@ -15,6 +15,9 @@
 #include <cmath>
 #include <optional>
 
+#include "modules/ops/causal_attention/packed_attention.h"
+#include "modules/ops/device.h"
+#include "modules/segments.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradcheck.h"
@@ -66,11 +69,12 @@ Reference reference(const at::Tensor& document, double scale) {
   };
 }
 
-// Around the edges of blocks of 64 rows and keys and of tiles of 32; with groups a block of rows
-// ends within a token.
+// Around the edges of blocks of 64 rows and keys and of tiles of 32, and few rows, which are taken
+// one by one; with groups a block of rows ends within a token.
 const Shape kShapes[] = {
     {.seq_len = 1, .cached = 63},
     {.seq_len = 1, .cached = 200, .heads = 6, .kv_heads = 1},
+    {.seq_len = 3, .cached = 70, .head_dim = 20},
     {.seq_len = 31, .heads = 1, .kv_heads = 1},
     {.seq_len = 64, .heads = 2, .head_dim = 64},
     {.seq_len = 65, .heads = 2},
@@ -307,6 +311,29 @@ TEST(CausalAttention, WrongArgumentsAreNamed) {
   document[1][5] = 0;
   expect_error([&] { causal_attention(q, k, v, document, 1); },
                "causal_attention: document 0 follows 1 in row 1; they must not decrease");
+}
+
+TEST(PackedAttentionGpu, EqualsTheReference) {
+  const at::Device gpu = pick_device("cuda");
+  for (const Shape& s :
+       {Shape{}, Shape{.batch = 3, .seq_len = 257, .heads = 4, .kv_heads = 4, .head_dim = 64},
+        Shape{.batch = 1, .seq_len = 500, .heads = 6, .kv_heads = 1, .head_dim = 128}}) {
+    const at::Tensor document = documents_of(s) + 1;
+    const double scale = scale_of(s);
+    for (const int64_t room : {0, 200}) {
+      const at::Tensor bounds = make_segments(document, room).bounds.to(gpu);
+      const Op packed = [&](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
+        EXPECT_TRUE(packed_attention_supports(in[0], bounds));
+        return {packed_attention(in[0], in[1], in[2], bounds, s.seq_len, scale)};
+      };
+      const Reference reference = [&](const Tensors& in, const Tensors&) -> Tensors {
+        return {causal_attention_reference(in[0], in[1], in[2], document, scale)};
+      };
+      // Weights and gradients of scores are rounded to 8 bits on the way.
+      expect_equals_reference(packed, reference, inputs_of(s), {}, at::kBFloat16,
+                              4 * usual_tolerance(at::kBFloat16), gpu);
+    }
+  }
 }
 
 }  // namespace
