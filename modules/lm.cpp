@@ -44,8 +44,11 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const Segments& segme
                                  ModelState* state, Recompute recompute) {
   const int64_t batch = tokens.size(0), seq_len = tokens.size(1);
   const auto ints = at::TensorOptions().dtype(at::kInt).device(tokens.device());
-  MixContext context{
-      .segments = segments, .position = segments.position, .carried = {}, .attention_mask = {}};
+  MixContext context{.segments = segments,
+                     .position = segments.position,
+                     .position_bound = (state ? state->length : 0) + seq_len,
+                     .carried = {},
+                     .attention_mask = {}};
   if (state) {
     state->layers.resize(blocks_.size());
     if (segments.any() && !state->carried.defined())

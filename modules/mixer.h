@@ -28,6 +28,7 @@ struct MixContext {
   Segments segments;
   at::Tensor position;  // [B, T] int32 position of each token in its document; undefined: 0 .. T-1
                         // in every row
+  int64_t position_bound = 0;  // all positions are below it
   // [B] int32: how many of the latest tokens in a growing state belong to the row's present
   // document; undefined: all.
   at::Tensor carried;

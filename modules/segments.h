@@ -17,11 +17,16 @@ struct Segments {
                         // not be seen)
   at::Tensor position;  // [B, T] int32: tokens since the last start in this row; before any start,
                         // counted from the row's begin
+  // [n + 1] int32: where documents begin in the rows written one after another, rows' begins
+  // included, and B T at the end, which may be repeated; for attention over packed documents. Only
+  // where `document` came from the CPU, else undefined.
+  at::Tensor bounds;
   bool any() const { return document.defined(); }
 };
 
 // From a [B, T] int32 document index (CPU or GPU). If no row has a boundary the result is `any() ==
-// false`, unless `always`: a recorded graph needs one path for all batches.
-Segments make_segments(const at::Tensor& document, bool always = false);
+// false`, unless `room` is given: then the segments are always there, `bounds` with at least that
+// many entries, since a recorded graph needs one path and one size for all batches.
+Segments make_segments(const at::Tensor& document, int64_t room = 0);
 
 }  // namespace ceiling

@@ -15,11 +15,12 @@ struct DeviceBatch {
   Segments segments;
 };
 
-// Samples [first, first + n) of the batch. `always_segments`: even where no document starts.
+// Samples [first, first + n) of the batch; `segments_room` as `room` of make_segments().
 DeviceBatch to_device(const Batch& batch, int64_t first, int64_t n, at::Device device,
-                      bool always_segments = false);
-// The same into tensors that exist already.
-void copy_to_device(const Batch& batch, int64_t first, int64_t n, DeviceBatch& to);
+                      int64_t segments_room = 0);
+// The same into tensors that exist already. False if it holds more documents than they have room
+// for: nothing is copied then.
+bool copy_to_device(const Batch& batch, int64_t first, int64_t n, DeviceBatch& to);
 
 // Page-locked memory for LoaderOptions::allocate where `device` is a GPU, else an empty function.
 std::function<std::shared_ptr<void>(size_t)> host_allocator(at::Device device);

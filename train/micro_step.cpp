@@ -36,15 +36,17 @@ void MicroStep::forward_backward(const DeviceBatch& batch) {
 }
 
 void MicroStep::run(const Batch& batch, int64_t first, int64_t n) {
-  // A graph's path through the program is fixed: documents are always there, or never.
-  const bool any_documents = options_.graph && options_.documents;
   const bool recorded = options_.graph && n == options_.micro_batch;
-  if (graph_ && recorded) {
-    copy_to_device(batch, first, n, held_);
-    return graph_->replay();
+  if (graph_ && recorded && copy_to_device(batch, first, n, held_)) return graph_->replay();
+  const bool record = recorded && !graph_ && runs_++ >= kRunsBeforeCapture;
+  // A graph's path and sizes are fixed: with documents, or never, and room for twice as many as in
+  // the batch it is recorded with. A batch of more documents than that goes the ordinary way.
+  DeviceBatch micro = to_device(batch, first, n, device_, 0);
+  if (!record) return forward_backward(micro);
+  if (options_.documents) {
+    const int64_t now = micro.segments.any() ? micro.segments.bounds.size(0) : n;
+    micro = to_device(batch, first, n, device_, 2 * now + 64);
   }
-  DeviceBatch micro = to_device(batch, first, n, device_, any_documents);
-  if (!recorded || runs_++ < kRunsBeforeCapture) return forward_backward(micro);
   held_ = std::move(micro);
   try {
     graph_ = capture_work([&] { forward_backward(held_); });

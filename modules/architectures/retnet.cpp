@@ -108,14 +108,14 @@ class Retention final : public Mixer {
 
   at::Tensor forward(const at::Tensor& x, const MixContext& context, State* state) override {
     const int64_t value_width = n_heads_ * v_dim_;
-    const RotaryOutput heads =
-        split_rotary(linear(x, qkvg_), context.position, rotary_,
-                     {.n_q_heads = n_heads_,
-                      .n_k_heads = n_heads_,
-                      .head_dim = k_dim_,
-                      .rest = {value_width, value_width},
-                      .interleaved = !fla_,
-                      .k_scale = 1 / std::sqrt(static_cast<double>(k_dim_))});
+    const RotaryOutput heads = split_rotary(linear(x, qkvg_), context.position, rotary_,
+                                            {.n_q_heads = n_heads_,
+                                             .n_k_heads = n_heads_,
+                                             .head_dim = k_dim_,
+                                             .rest = {value_width, value_width},
+                                             .interleaved = !fla_,
+                                             .k_scale = 1 / std::sqrt(static_cast<double>(k_dim_))},
+                                            context.position_bound);
     const at::Tensor v = heads.rest[0].unflatten(-1, {n_heads_, v_dim_});
     const RetentionForm form = x.size(1) == 1 ? RetentionForm::kRecurrent : form_;
     const int64_t chunk = chunk_.value_or(x.is_cuda() ? 64 : 32);

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "modules/ops/causal_attention/causal_attention.h"
+#include "modules/ops/causal_attention/packed_attention.h"
 #include "modules/ops/linear/linear.h"
 
 namespace ceiling {
@@ -80,6 +81,9 @@ at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                     : key_documents(context, batch, seq_len, cached, q.device());
     return causal_attention(q, k, v, document, 1 / std::sqrt(static_cast<double>(q.size(3))));
   }
+  if (cached == 0 && packed_attention_supports(q, context.segments.bounds))
+    return packed_attention(q, k, v, context.segments.bounds, seq_len,
+                            1 / std::sqrt(static_cast<double>(q.size(3))));
   if (!context.attention_mask.defined())
     context.attention_mask = make_mask(context, batch, seq_len, cached, q.device());
   const bool has_mask = context.attention_mask.defined();
@@ -111,7 +115,8 @@ at::Tensor Attention::forward(const at::Tensor& x, const MixContext& context, St
                                           {.n_q_heads = options_.n_heads,
                                            .n_k_heads = options_.n_kv_heads,
                                            .head_dim = options_.head_dim,
-                                           .rest = {options_.n_kv_heads * options_.head_dim}});
+                                           .rest = {options_.n_kv_heads * options_.head_dim}},
+                                          context.position_bound);
   at::Tensor k = heads.k;
   at::Tensor v = heads.rest[0].unflatten(-1, {options_.n_kv_heads, options_.head_dim});
   if (state) {

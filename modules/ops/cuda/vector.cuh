@@ -82,7 +82,7 @@ __device__ __forceinline__ float block_sum(float x, float* lanes) {
   return x;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 // An activation and its derivative.
 struct Activated {

@@ -4,10 +4,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_dense_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sort.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/checks.h"
-#include "modules/ops/embedding/kernels.h"
+#include "modules/ops/device.h"
+#include "modules/ops/embedding/cuda.h"
 
 namespace ceiling {
 
@@ -29,20 +32,28 @@ class EmbeddingFn : public torch::autograd::Function<EmbeddingFn> {
     const at::Tensor dy = grads[0].contiguous(), tokens = ctx->saved_data["tokens"].toTensor();
     at::Tensor grad = ctx->saved_data["grad"].toTensor();
     const double scale = ctx->saved_data["scale"].toDouble();
+    const at::Tensor ids = tokens.to(at::kInt).reshape({-1}).contiguous();
+    const auto params = [&](const at::Tensor& of) {
+      return EmbeddingBackwardParams{.type = cpu_type(dy, "embedding"),
+                                     .n_tokens = of.numel(),
+                                     .dim = dy.size(-1),
+                                     .scale = scale,
+                                     .tokens = of.const_data_ptr<int>(),
+                                     .dy = dy.const_data_ptr(),
+                                     .grad = grad.mutable_data_ptr()};
+    };
     if (dy.device().is_cpu()) {
-      const at::Tensor ids = tokens.to(at::kInt).contiguous();
-      EmbeddingBackwardParams p{.type = cpu_type(dy, "embedding"),
-                                .n_tokens = ids.numel(),
-                                .dim = dy.size(-1),
-                                .scale = scale,
-                                .tokens = ids.const_data_ptr<int>(),
-                                .dy = dy.const_data_ptr(),
-                                .grad = grad.mutable_data_ptr()};
+      const EmbeddingBackwardParams p = params(ids);
       at::parallel_for(0, p.dim, 64, [&](int64_t b, int64_t e) { embedding_backward(p, b, e); });
+    } else if (dy.scalar_type() != at::kDouble) {
+      const auto [sorted, order] = at::sort(ids, /*stable=*/true);
+      const int64_t runs = (ids.numel() + kEmbeddingRun - 1) / kEmbeddingRun;
+      const at::Tensor partial = at::empty({runs, 2, dy.size(-1)}, grad.options());
+      launch(embedding_backward_cuda,
+             {params(sorted), order.const_data_ptr<int64_t>(), partial.mutable_data_ptr<float>()},
+             dy);
     } else {
-      grad.add_(
-          at::embedding_dense_backward(dy.to(grad.scalar_type()), tokens, grad.size(0), -1, false),
-          scale);
+      grad.add_(at::embedding_dense_backward(dy, tokens, grad.size(0), -1, false), scale);
     }
     return {at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }

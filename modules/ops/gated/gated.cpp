@@ -8,7 +8,8 @@
 
 #include "modules/ops/activation_reference.h"
 #include "modules/ops/checks.h"
-#include "modules/ops/gated/kernels.h"
+#include "modules/ops/device.h"
+#include "modules/ops/gated/cuda.h"
 
 namespace ceiling {
 
@@ -25,8 +26,11 @@ class GatedFn : public torch::autograd::Function<GatedFn> {
     GatedParams p{};
     p.type = cpu_type(gate_up, "gated"), p.activation = activation, p.width = shape.back();
     p.gate_up = gate_up.const_data_ptr(), p.y = y.mutable_data_ptr();
-    at::parallel_for(0, y.numel() / p.width, row_grain(p.width),
-                     [&](int64_t b, int64_t e) { gated_forward(p, b, e); });
+    if (gate_up.device().is_cpu())
+      at::parallel_for(0, y.numel() / p.width, row_grain(p.width),
+                       [&](int64_t b, int64_t e) { gated_forward(p, b, e); });
+    else
+      launch(gated_forward_cuda, {p, y.numel() / p.width}, gate_up);
     ctx->save_for_backward({gate_up});
     ctx->saved_data["activation"] = static_cast<int64_t>(activation);
     return y;
@@ -41,8 +45,11 @@ class GatedFn : public torch::autograd::Function<GatedFn> {
     p.width = gate_up.size(-1) / 2;
     p.gate_up = gate_up.const_data_ptr(), p.dy = dy.const_data_ptr(),
     p.dgate_up = dgate_up.mutable_data_ptr();
-    at::parallel_for(0, dy.numel() / p.width, row_grain(p.width),
-                     [&](int64_t b, int64_t e) { gated_backward(p, b, e); });
+    if (gate_up.device().is_cpu())
+      at::parallel_for(0, dy.numel() / p.width, row_grain(p.width),
+                       [&](int64_t b, int64_t e) { gated_backward(p, b, e); });
+    else
+      launch(gated_backward_cuda, {p, dy.numel() / p.width}, gate_up);
     return {dgate_up, at::Tensor()};
   }
 };
@@ -54,8 +61,8 @@ at::Tensor gated(const at::Tensor& gate_up, Activation activation) {
     throw Error(
         "gated: the last dimension must hold gate and up, an even number of channels, got {}",
         gate_up.dim() < 1 ? 0 : gate_up.size(-1));
-  return gate_up.device().is_cpu() ? GatedFn::apply(gate_up, activation)
-                                   : gated_reference(gate_up, activation);
+  const bool has_kernel = gate_up.device().is_cpu() || gate_up.scalar_type() != at::kDouble;
+  return has_kernel ? GatedFn::apply(gate_up, activation) : gated_reference(gate_up, activation);
 }
 
 at::Tensor gated_reference(const at::Tensor& gate_up, Activation activation) {

@@ -33,8 +33,9 @@ struct RetentionOutput {
 // Differentiable in q, k, v, log_decay and state, through both outputs. Every form saves q, k, v,
 // the decays and the incoming state, never a state per chunk or token: backward recomputes them.
 // Arithmetic and state are in float32 (float64 for float64); on a GPU the operands of bfloat16
-// products stay bfloat16. Forms agree to rounding, and results do not depend on the number of
-// threads. Throws Error if shapes, dtypes or devices disagree.
+// products stay bfloat16, and the error of the decay gradient, a running sum over T of differences
+// of such products, grows with the root of T. Forms agree to rounding, and results do not depend on
+// the number of threads. Throws Error if shapes, dtypes or devices disagree.
 RetentionOutput retention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const at::Tensor& log_decay, const at::Tensor& state,
                           const Segments& segments, RetentionForm form, int64_t chunk);

@@ -13,7 +13,8 @@
 #include <cmath>
 
 #include "modules/ops/checks.h"
-#include "modules/ops/rotary/kernels.h"
+#include "modules/ops/device.h"
+#include "modules/ops/rotary/cuda.h"
 
 namespace ceiling {
 
@@ -79,6 +80,16 @@ RotaryParams params_of(const Saved& saved, CpuType type) {
   return p;
 }
 
+GpuRotaryParams on_gpu(const RotaryParams& p, int64_t tokens) {
+  GpuRotaryParams gpu{};
+  gpu.of = p, gpu.tokens = tokens;
+  for (int64_t part = 0; part < p.n_rest; ++part) {
+    gpu.drest[part] = p.drest[part];
+    gpu.rest_width[part] = p.rest_width[part], gpu.drest_stride[part] = p.drest_stride[part];
+  }
+  return gpu;
+}
+
 // Outputs q, k, then the rest as detached views of x.
 class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
  public:
@@ -93,8 +104,11 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
         at::empty({batch, seq_len, layout.n_k_heads, layout.head_dim}, x.options());
     RotaryParams p = params_of(*saved, cpu_type(x, "rotary"));
     p.x = x.const_data_ptr(), p.q = q.mutable_data_ptr(), p.k = k.mutable_data_ptr();
-    at::parallel_for(0, batch * seq_len, row_grain(p.width),
-                     [&](int64_t b, int64_t e) { rotary_forward(p, b, e); });
+    if (x.device().is_cpu())
+      at::parallel_for(0, batch * seq_len, row_grain(p.width),
+                       [&](int64_t b, int64_t e) { rotary_forward(p, b, e); });
+    else
+      launch(rotary_forward_cuda, on_gpu(p, batch * seq_len), x);
     ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
     ctx->set_materialize_grads(false);
     variable_list out = {q, k};
@@ -134,8 +148,12 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
     p.drest = parts.data(), p.drest_stride = strides.data(), p.rest_width = layout.rest.data();
     p.n_rest = static_cast<int64_t>(layout.rest.size());
     p.dx = dx.mutable_data_ptr();
-    at::parallel_for(0, saved->shape[0] * saved->shape[1], row_grain(p.width),
-                     [&](int64_t b, int64_t e) { rotary_backward(p, b, e); });
+    const int64_t tokens = saved->shape[0] * saved->shape[1];
+    if (dx.device().is_cpu())
+      at::parallel_for(0, tokens, row_grain(p.width),
+                       [&](int64_t b, int64_t e) { rotary_backward(p, b, e); });
+    else
+      launch(rotary_backward_cuda, on_gpu(p, tokens), dx);
     return {dx, at::Tensor()};
   }
 };
@@ -143,7 +161,7 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
 }  // namespace
 
 RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, RotaryTable& table,
-                          const RotaryLayout& layout) {
+                          const RotaryLayout& layout, int64_t position_bound) {
   int64_t width = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
   for (const int64_t part : layout.rest) width += part;
   if (x.dim() != 3 || x.size(2) != width) throw Error("rotary: x must be [B, T, {}]", width);
@@ -153,9 +171,14 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
     throw Error("rotary: position must be [{}, {}], a number for each token", x.size(0), x.size(1));
   if (position.defined() && position.device().is_cpu() && position.min().item<int>() < 0)
     throw Error("rotary: position {} is negative", position.min().item<int>());
-  const int64_t n_positions = position.defined() ? position.max().item<int>() + 1 : x.size(1);
+  if (static_cast<int64_t>(layout.rest.size()) > kMaxRotaryRest)
+    throw Error("rotary: {} parts after q and k, at most {} are supported", layout.rest.size(),
+                kMaxRotaryRest);
+  const int64_t n_positions = !position.defined()  ? x.size(1)
+                              : position_bound > 0 ? position_bound
+                                                   : position.max().item<int>() + 1;
   const at::Tensor& angles = table.table(n_positions, wide_type(x), x.device());
-  if (x.device().is_cpu()) {
+  if (x.device().is_cpu() || x.scalar_type() != at::kDouble) {
     auto saved = c10::make_intrusive<Saved>();
     saved->layout = layout, saved->table = angles, saved->width = width,
     saved->shape = {x.size(0), x.size(1)};

@@ -43,12 +43,12 @@ struct RotaryOutput {
 
 // x [B, T, W], laid out as q | k | rest...;  position [B, T] int32, or undefined: 0 .. T-1 in every
 // row. One pass over q and k; the rest is not copied. The backward writes one gradient [B, T, W]:
-// rotation by the negative angle.
+// rotation by the negative angle. `position_bound`: all positions are below it; 0: look at them,
+// for which a GPU must be waited for.
 RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, RotaryTable& table,
-                          const RotaryLayout& layout);
+                          const RotaryLayout& layout, int64_t position_bound = 0);
 
-// [B, T, H, head_dim] rotated in plain ATen by angles taken from `table` rows: the oracle, and the
-// CUDA path.
+// [B, T, H, head_dim] rotated in plain ATen by angles taken from `table` rows: the oracle.
 at::Tensor rotate_reference(const at::Tensor& heads, const at::Tensor& cos, const at::Tensor& sin,
                             bool interleaved);
 

@@ -86,9 +86,24 @@ TEST(Embedding, TokensOutsideTheVocabularyAreNamed) {
 
 TEST(EmbeddingGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
-    expect_equals_reference(rows, rows_reference, {random_ints({3, 40}, 0, 7, "tokens")},
-                            {random_normal({7, 130}, "w")}, dtype, 2 * usual_tolerance(dtype), gpu);
+  // Runs of equal tokens within a block, over a block's end, over many blocks; all equal.
+  const at::Tensor squared = random_ints({2, 900}, 0, 17, "skewed");
+  for (const at::Tensor& tokens :
+       {random_ints({3, 40}, 0, 7, "tokens"), random_ints({1, 1}, 0, 7, "tokens"),
+        random_ints({4, 1000}, 0, 300, "tokens"), at::full({3, 500}, 5, at::kInt),
+        (squared * squared).to(at::kInt)})
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+      // Sums of up to 1,500 rows: their rounding grows with the root of that.
+      expect_equals_reference(rows, rows_reference, {tokens}, {random_normal({300, 130}, "w")},
+                              dtype, 4 * usual_tolerance(dtype), gpu);
+}
+
+TEST(EmbeddingGpu, IsTheSameTwice) {
+  const at::Device gpu = pick_device("cuda");
+  const at::Tensor tokens = random_ints({4, 1000}, 0, 50, "tokens").to(gpu);
+  const Tensors weight = {random_normal({50, 96}, "w").to(gpu, at::kBFloat16)};
+  const OpResult first = run_op(rows, {tokens}, weight), second = run_op(rows, {tokens}, weight);
+  EXPECT_TRUE(first.weight_grads[0].equal(second.weight_grads[0]));
 }
 
 }  // namespace

@@ -103,8 +103,9 @@ TEST(GatedGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
     for (const Activation a : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh})
-      expect_equals_reference(op(a), reference(a), {random_normal({70, 512}, "gate_up")}, {}, dtype,
-                              2 * usual_tolerance(dtype), gpu);
+      for (const int64_t width : {1, 12, 256, 1000, 2049})  // whole 16-byte pieces and others
+        expect_equals_reference(op(a), reference(a), {random_normal({70, 2 * width}, "gate_up")},
+                                {}, dtype, 2 * usual_tolerance(dtype), gpu);
 }
 
 }  // namespace

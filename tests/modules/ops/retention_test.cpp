@@ -428,8 +428,9 @@ TEST(RetentionGpu, EqualsTheReferenceInFloat64) {
         for (at::Tensor* x : {&there.q, &there.k, &there.v, &there.state}) *x = x->to(gpu);
         if (per_token) there.log_decay = in.log_decay.to(gpu);
         if (in.segments.any())
-          there.segments = {in.segments.document.to(gpu), in.segments.start.to(gpu),
-                            in.segments.position.to(gpu)};
+          for (at::Tensor* x :
+               {&there.segments.document, &there.segments.start, &there.segments.position})
+            *x = x->to(gpu);
         const auto want = outputs_and_gradients(
             wide,
             [](const Inputs& x) {
@@ -444,8 +445,10 @@ TEST(RetentionGpu, EqualsTheReferenceInFloat64) {
             per_token);
         // Scores, states and values meet as bfloat16, 2^-9 each, and sums of them stay below that.
         const double bound = c.dtype == at::kFloat ? 1e-5 : 8e-3;
+        // The decay's gradient is a running sum over time of differences of such rounded numbers.
+        const double decay_bound = bound * std::sqrt(static_cast<double>(c.seq_len)) / 2;
         for (size_t i = 0; i < got.size(); ++i)
-          EXPECT_LT(relative_difference(got[i].cpu(), want[i]), bound)
+          EXPECT_LT(relative_difference(got[i].cpu(), want[i]), i == 6 ? decay_bound : bound)
               << "output " << i << ": B " << c.batch << " T " << c.seq_len << " H " << c.heads
               << " K " << c.k_dim << " V " << c.v_dim << " documents " << documents
               << " decay per token " << per_token;

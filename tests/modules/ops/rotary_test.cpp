@@ -179,15 +179,23 @@ TEST(Rotary, WrongArgumentsAreNamed) {
 
 TEST(RotaryGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
+  const auto wide_layout = [](bool interleaved) {  // whole 16-byte pieces
+    RotaryLayout layout = layout_of(interleaved);
+    layout.head_dim = 64, layout.rest = {64, 128};
+    return layout;
+  };
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
-    for (const bool interleaved : {false, true}) {
-      const at::Tensor x = random_normal({2, 33, kWidth}, "x");
-      expect_equals_reference(op(layout_of(interleaved)), reference(layout_of(interleaved)), {x},
-                              {}, dtype, 2 * usual_tolerance(dtype), gpu);
-      expect_equals_reference(op(layout_of(interleaved)), reference(layout_of(interleaved)),
-                              {x, random_ints({2, 33}, 0, 500, "position")}, {}, dtype,
-                              2 * usual_tolerance(dtype), gpu);
-    }
+    for (const bool interleaved : {false, true})
+      for (const RotaryLayout& layout : {layout_of(interleaved), wide_layout(interleaved)}) {
+        int64_t width = 5 * layout.head_dim;
+        for (const int64_t part : layout.rest) width += part;
+        const at::Tensor x = random_normal({2, 33, width}, "x");
+        expect_equals_reference(op(layout), reference(layout), {x}, {}, dtype,
+                                2 * usual_tolerance(dtype), gpu);
+        expect_equals_reference(op(layout), reference(layout),
+                                {x, random_ints({2, 33}, 0, 500, "position")}, {}, dtype,
+                                2 * usual_tolerance(dtype), gpu);
+      }
 }
 
 }  // namespace
