@@ -46,7 +46,7 @@ class EmbeddingFn : public torch::autograd::Function<EmbeddingFn> {
       const EmbeddingBackwardParams p = params(ids);
       at::parallel_for(0, p.dim, 64, [&](int64_t b, int64_t e) { embedding_backward(p, b, e); });
     } else if (dy.scalar_type() != at::kDouble) {
-      const auto [sorted, order] = at::sort(ids, /*stable=*/true);
+      const auto [sorted, order] = at::sort(ids, /*stable=*/true, /*dim=*/0, /*descending=*/false);
       const int64_t runs = (ids.numel() + kEmbeddingRun - 1) / kEmbeddingRun;
       const at::Tensor partial = at::empty({runs, 2, dy.size(-1)}, grad.options());
       launch(embedding_backward_cuda,

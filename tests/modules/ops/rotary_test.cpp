@@ -60,8 +60,10 @@ Reference reference(const RotaryLayout& layout) {
                                   .unflatten(2, {n, layout.head_dim});
       return rotate_reference(part, angle.cos(), angle.sin(), layout.interleaved) * scale;
     };
-    return {heads(0, 3, layout.q_scale), heads(3, 2, layout.k_scale), x.narrow(2, 30, 5),
-            x.narrow(2, 35, 7)};
+    const int64_t turned = 5 * layout.head_dim;
+    return {heads(0, 3, layout.q_scale), heads(3, 2, layout.k_scale),
+            x.narrow(2, turned, layout.rest[0]),
+            x.narrow(2, turned + layout.rest[0], layout.rest[1])};
   };
 }
 
