@@ -1,5 +1,6 @@
 // Part of libceiling_cuda.so: the runtime functions that the program reaches through it.
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime.h>
 
@@ -11,6 +12,8 @@ namespace {
 class Graph final : public CapturedWork {
  public:
   explicit Graph(const std::function<void()>& work) {
+    // The graph has memory of its own; what earlier runs left in the cache would stay beside it.
+    c10::cuda::CUDACachingAllocator::emptyCache();
     // Relaxed: the backward pass launches from autograd's own thread.
     graph_.capture_begin({0, 0}, cudaStreamCaptureModeRelaxed);
     try {

@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <cpuid.h>
 
 #include <algorithm>
@@ -50,6 +51,12 @@ at::Device setup_device(const RunConfig& config) {
     at::globalContext().setSDPPriorityOrder(order);
   }
   return device;
+}
+
+std::optional<c10::StreamGuard> own_stream(at::Device device) {
+  if (device.is_cpu()) return {};
+  return std::optional<c10::StreamGuard>(
+      std::in_place, c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
 }
 
 namespace {

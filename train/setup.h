@@ -2,8 +2,10 @@
 // --dry-run and tests.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/core/StreamGuard.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "data/loader.h"
@@ -19,6 +21,10 @@ namespace ceiling {
 // Threads, device and determinism as the config says. Returns the device; the CUDA library is
 // loaded if it is a GPU.
 at::Device setup_device(const RunConfig& config);
+
+// Work of this thread goes to a stream of its own while the guard lives: what the default stream
+// does cannot be recorded as a graph. Nothing on a CPU.
+std::optional<c10::StreamGuard> own_stream(at::Device device);
 
 // "auto" resolved: bf16 on a GPU and on a CPU with AMX or AVX512-BF16, else fp32.
 at::ScalarType compute_dtype(const std::string& precision, at::Device device);

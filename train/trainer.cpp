@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/StreamGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 
@@ -67,13 +66,6 @@ struct Progress {
   int64_t valid_step = 0;
   double best_nats = 0;
 };
-
-// A stream of our own: work on the default one cannot be recorded.
-std::optional<c10::StreamGuard> own_stream(at::Device device) {
-  if (device.is_cpu()) return {};
-  return std::optional<c10::StreamGuard>(
-      std::in_place, c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
-}
 
 }  // namespace
 

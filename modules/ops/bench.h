@@ -12,6 +12,7 @@ namespace ceiling {
 struct BenchRow {
   std::string op, shape, pass;  // "retention", "B 8 T 256 H 4 K 64 V 128 fp32", "f+b"
   double ms = 0;                // median
+  double peak_bytes = 0;        // GPU: allocated beyond what was there before, at most
   double bytes = 0,
          flops = 0;  // the least that the result needs: what must be read and written, and computed
 };
