@@ -68,8 +68,15 @@ struct ModelOptions {
   bool json = false;
 };
 
+// Presets leave the dataset to the user; none is read here.
+RunConfig config_of(const ModelOptions& options) {
+  std::vector<std::string> overrides = {"data.path=unused"};
+  overrides.insert(overrides.end(), options.overrides.begin(), options.overrides.end());
+  return load_run_config(options.config, overrides);
+}
+
 int bench_model(const ModelOptions& options) {
-  RunConfig config = load_run_config(options.config, options.overrides);
+  RunConfig config = config_of(options);
   const TrainingTimes t = time_training(std::move(config), options.vocab_size, options.steps);
   const double tokens_per_s = static_cast<double>(t.tokens_per_step) / (t.step_ms / 1e3);
   if (options.json) {
@@ -94,7 +101,7 @@ int bench_model(const ModelOptions& options) {
 }
 
 int bench_decode(const ModelOptions& options) {
-  RunConfig config = load_run_config(options.config, options.overrides);
+  RunConfig config = config_of(options);
   for (size_t i = 1; i < options.lengths.size(); ++i)
     if (options.lengths[i] < options.lengths[i - 1])
       throw Error("--length: the lengths must ascend");
