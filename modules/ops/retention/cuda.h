@@ -32,6 +32,7 @@ struct GpuSweepParams {
   // Chunk kernel only. Time is cut into `segments` pieces that run side by side; for more than one,
   // states [segments, B, H, M, N] and across [segments, B, H] are room for what passes between
   // them.
+  int64_t slice;  // of sweep_tiling()
   int64_t segments;
   float *segment_states, *segment_across;
 };
@@ -41,12 +42,17 @@ struct GpuSweepParams {
 struct SweepTiling {
   int64_t slice, resident_blocks;
 };
-inline SweepTiling sweep_tiling(int64_t m_dim, int64_t n_dim) {
+// `heads`: of all rows. Wide slices repeat the scores less often, but few of their blocks fit on
+// the device: where those would need a second, mostly empty round and narrow ones only one, narrow
+// slices are faster (bench/results/).
+inline SweepTiling sweep_tiling(int64_t heads, int64_t m_dim, int64_t n_dim) {
   constexpr int64_t kSms = 132;
-  if (m_dim <= 64 || (m_dim <= 128 && n_dim <= 64)) return {64, 4 * kSms};
-  if (m_dim <= 128) return {128, 2 * kSms};
-  if (m_dim <= 256) return {128, kSms};
-  return {64, kSms};
+  const auto blocks = [&](int64_t slice) { return heads * ((n_dim + slice - 1) / slice); };
+  if (m_dim <= 64) return {64, 4 * kSms};
+  if (m_dim <= 128) return n_dim <= 64 ? SweepTiling{64, 4 * kSms} : SweepTiling{128, 2 * kSms};
+  const int64_t wide = m_dim <= 256 ? 128 : 64;
+  const bool one_round = blocks(wide) > kSms && blocks(wide / 2) <= 3 * kSms;
+  return one_round ? SweepTiling{wide / 2, 3 * kSms} : SweepTiling{wide, kSms};
 }
 
 inline CudaKernel<GpuSweepParams> sweep_chunk_cuda;  // bfloat16; widths multiples of 8, at most 512

@@ -36,7 +36,10 @@ struct Shape {
   static constexpr uint32_t kScoreBytes = Scores::at(kC, 0);
   static constexpr int kPartialPitch = kSlice + 8;  // floats; rows fall into different banks
   static constexpr uint32_t kPartialBytes = (kParts - 1) * kC * kPartialPitch * 4;
-  static constexpr uint32_t kBytes = kStages * kStageBytes + kScoreBytes + kPartialBytes;
+  // With one stage the partial sums take the place of the query, which is used up by then.
+  static constexpr bool kPartialInQuery = kStages == 1 && kPartialBytes <= kKey;
+  static constexpr uint32_t kBytes =
+      kStages * kStageBytes + kScoreBytes + (kPartialInQuery ? 0 : kPartialBytes);
   static_assert(kBytes * kBlocksPerSm <= 226 * 1024, "shared memory of an SM");
 };
 
@@ -148,7 +151,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   __shared__ Weights<kC> weights[2];
   const uint32_t base = shared_address(memory);
   const uint32_t scores = base + S::kStages * S::kStageBytes;
-  float* partial = reinterpret_cast<float*>(memory + S::kStages * S::kStageBytes + S::kScoreBytes);
+  float* partial = reinterpret_cast<float*>(
+      memory + (S::kPartialInQuery ? 0 : S::kStages * S::kStageBytes + S::kScoreBytes));
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
   const int column_warp = warp % S::kColumnWarps, part = warp / S::kColumnWarps;
@@ -441,24 +445,27 @@ void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   run_kernel<S, kBackward, true>(p, p.segments, stream);
 }
 
-// Chosen by measurement among slices of 64 and 128, chunks of 32 and 64, 1 to 4 parts, 1 or 2
-// stages (bench/results/): what counts is that several warps are ready on each scheduler. Slices as
-// sweep_tiling() says.
+// The shapes that measured best (bench/results/) among slices of 32 to 128, chunks of 32 and 64, 1
+// to 4 parts, 1 or 2 stages: what counts is that several warps are ready on each scheduler.
 template <bool kBackward>
-void run_width(const GpuSweepParams& p, cudaStream_t stream) {
+void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
+  const bool narrow = p.slice == (p.m_dim <= 256 ? 64 : 32);
   if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward>(p, stream);
-  if (p.m_dim <= 128 && p.n_dim <= 64)
-    return run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream);
-  if (p.m_dim <= 128) return run_sweep<Shape<128, 128, 32, 1, 2, 2>, kBackward>(p, stream);
-  if (p.m_dim <= 256) return run_sweep<Shape<256, 128, 32, 1, 2, 1>, kBackward>(p, stream);
-  return run_sweep<Shape<512, 64, 32, 2, 2, 1>, kBackward>(p, stream);
+  if (p.m_dim <= 128)
+    return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream)
+                  : run_sweep<Shape<128, 128, 32, 1, 2, 2>, kBackward>(p, stream);
+  if (p.m_dim <= 256)
+    return narrow ? run_sweep<Shape<256, 64, 32, 1, 1, 3>, kBackward>(p, stream)
+                  : run_sweep<Shape<256, 128, 32, 1, 2, 1>, kBackward>(p, stream);
+  return narrow ? run_sweep<Shape<512, 32, 32, 2, 1, 3>, kBackward>(p, stream)
+                : run_sweep<Shape<512, 64, 32, 2, 2, 1>, kBackward>(p, stream);
 }
 
 void launch(const GpuSweepParams& p, void* stream) {
   if (p.backward)
-    run_width<true>(p, static_cast<cudaStream_t>(stream));
+    run_shape<true>(p, static_cast<cudaStream_t>(stream));
   else
-    run_width<false>(p, static_cast<cudaStream_t>(stream));
+    run_shape<false>(p, static_cast<cudaStream_t>(stream));
 }
 
 [[maybe_unused]] const bool registered = [] {

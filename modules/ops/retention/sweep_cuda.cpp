@@ -78,7 +78,8 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
     launch(sweep_recurrent_cuda, p, query);
     return result;
   }
-  const SweepTiling tiling = sweep_tiling(m_dim, n_dim);
+  const SweepTiling tiling = sweep_tiling(batch * heads, m_dim, n_dim);
+  p.slice = tiling.slice;
   const int64_t blocks = batch * heads * ((n_dim + tiling.slice - 1) / tiling.slice);
   const int64_t chunks = (seq_len + kChunk - 1) / kChunk;
   p.segments =

@@ -400,6 +400,8 @@ TEST(RetentionGpu, EqualsTheReferenceInFloat64) {
       {1, 2000, 2, 64, 128},
       {1, 1500, 1, 256, 128},
       {1, 100, 70, 16, 16},
+      {8, 40, 9, 256, 256},  // many blocks: narrow slices
+      {8, 40, 9, 512, 128},
       {2, 40, 2, 128, 256, RetentionForm::kRecurrent},
       {2, 40, 2, 20, 36, RetentionForm::kRecurrent, at::kFloat},
       {2, 70, 2, 20, 36, RetentionForm::kChunk, at::kFloat},
