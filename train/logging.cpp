@@ -45,11 +45,12 @@ void log_to_file(const std::string& path) {
   }
 }
 
-StatusLine::StatusLine() : terminal_(::isatty(STDERR_FILENO) == 1) {}
+StatusLine::StatusLine(const std::string& progress)
+    : shown_(progress == "on" || (progress == "auto" && ::isatty(STDERR_FILENO) == 1)) {}
 StatusLine::~StatusLine() { clear(); }
 
 void StatusLine::show(const std::string& text) {
-  if (!terminal_) return;
+  if (!shown_) return;
   winsize size{};
   const size_t width =
       ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 79u;
@@ -59,7 +60,7 @@ void StatusLine::show(const std::string& text) {
 }
 
 void StatusLine::clear() {
-  if (terminal_ && g_status_shown.exchange(false)) std::fputs("\r\033[K", stderr);
+  if (shown_ && g_status_shown.exchange(false)) std::fputs("\r\033[K", stderr);
 }
 
 }  // namespace ceiling

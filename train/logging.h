@@ -9,17 +9,17 @@ void start_logging();
 // Adds RUN/log.txt, appended to over resumes.
 void log_to_file(const std::string& path);
 
-// One line at the bottom of a terminal that rewrites itself; log lines scroll above it. Does
-// nothing where stderr is no terminal.
+// One line at the bottom of a terminal that rewrites itself; log lines scroll above it.
 class StatusLine {
  public:
-  StatusLine();
+  // As log.progress: "auto" shows it where stderr is a terminal, "on" always, "off" never.
+  explicit StatusLine(const std::string& progress = "auto");
   ~StatusLine();
   void show(const std::string& text);
   void clear();
 
  private:
-  bool terminal_;
+  bool shown_;
 };
 
 }  // namespace ceiling

@@ -94,6 +94,10 @@ void TrainSection::fields(Fields& f) {
   f("clip", clip, AtLeast{0}, "limit of the gradient norm over all parameters; 0: none");
   f("z_loss", z_loss, AtLeast{0}, "weight of log^2 Z, which keeps logits near 0; 0: none");
   f.section("spike", spike, "loss spikes");
+  f("init_from", init_from, IsPath{},
+    "weights to start from in place of random ones: another run, one of its checkpoints, or what "
+    "`ceiling import` made; same architecture and tokenizer. Optimizer, schedule and data begin "
+    "anew. Not read when the run itself continues");
   f("precision", precision, OneOf{"auto", "fp32", "bf16"},
     "of computing; weights and moments stay fp32. auto: bf16 on GPUs and on processors with bf16 "
     "matrix units");
@@ -135,7 +139,9 @@ void CheckpointSection::fields(Fields& f) {
   f("keep_every", keep_every, "never", AtLeast{1},
     "checkpoints at multiples of this step are kept for ever");
   f("keep_best", keep_best,
-    "keep the checkpoint with the lowest validation loss; needs eval.every");
+    "keep the checkpoint with the lowest validation loss, which is that of the last evaluation "
+    "before the save: let `every` be a multiple of eval.every, so that it belongs to these very "
+    "weights; needs eval.every");
   f("async", async, "write while training goes on");
 }
 
@@ -249,6 +255,17 @@ void RunConfig::check(const ConfigNode& written) const {
     throw Error("{}: needs evaluations, but eval.every is never", at("checkpoint.keep_best"));
 }
 
+std::vector<std::string> RunConfig::remarks() const {
+  std::vector<std::string> remarks;
+  if (checkpoint.keep_best && checkpoint.every && eval.every &&
+      *checkpoint.every % *eval.every != 0)
+    remarks.push_back(fmt::format(
+        "checkpoint.keep_best: checkpoint.every {} is no multiple of eval.every {}, so checkpoints "
+        "are judged by an evaluation of earlier weights; make it a multiple",
+        *checkpoint.every, *eval.every));
+  return remarks;
+}
+
 int64_t RunConfig::total_steps() const {
   if (train.steps) return *train.steps;
   const int64_t tokens = train.tokens.value_or(0);
@@ -321,16 +338,15 @@ void flatten(const std::vector<Field>& fields, const std::string& prefix,
   }
 }
 
-}  // namespace
-
-ConfigDifference difference(RunConfig& before, RunConfig& after) {
+template <class Section>
+ConfigDifference compare(Section& before, Section& after, const std::string& prefix) {
   std::vector<std::string> order, after_order;
   std::map<std::string, FlatValue> old_values, new_values;
   Fields old_fields, new_fields;
   before.fields(old_fields);
   after.fields(new_fields);
-  flatten(old_fields.all(), "", order, old_values);
-  flatten(new_fields.all(), "", after_order, new_values);
+  flatten(old_fields.all(), prefix, order, old_values);
+  flatten(new_fields.all(), prefix, after_order, new_values);
   for (const std::string& key : after_order)
     if (!old_values.count(key)) order.push_back(key);
   ConfigDifference result;
@@ -344,6 +360,16 @@ ConfigDifference difference(RunConfig& before, RunConfig& after) {
                     is ? new_value->second.value : "(no such key)"});
   }
   return result;
+}
+
+}  // namespace
+
+ConfigDifference difference(RunConfig& before, RunConfig& after) {
+  return compare(before, after, "");
+}
+
+ConfigDifference difference(ModelSection& before, ModelSection& after) {
+  return compare(before, after, "model.");
 }
 
 std::string changes_text(const std::vector<ConfigChange>& changes) {

@@ -68,6 +68,7 @@ struct TrainSection {
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, clip = 1;
   double z_loss = 0;
   SpikeSection spike;
+  std::string init_from;
   std::string precision = "auto", recompute = "none";
   bool cuda_graph = true;
   bool deterministic = false;
@@ -123,6 +124,9 @@ struct RunConfig {
   void check(const ConfigNode& written) const;
 
   int64_t tokens_per_step() const { return train.global_batch * data.context; }
+  // Allowed, but seldom what was meant: one line each, for the log of a start and --dry-run.
+  std::vector<std::string> remarks() const;
+
   // train.steps, or the first step at which train.tokens are reached.
   int64_t total_steps() const;
 };
@@ -144,6 +148,7 @@ struct ConfigDifference {
   std::vector<ConfigChange> matters, free;  // decides the result; may change at a resume
 };
 ConfigDifference difference(RunConfig& before, RunConfig& after);
+ConfigDifference difference(ModelSection& before, ModelSection& after);  // keys as in model.d_model
 std::string changes_text(
     const std::vector<ConfigChange>& changes);  // one line each: "  train.lr: 0.001 -> 0.003"
 

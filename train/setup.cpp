@@ -163,6 +163,7 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
   row("parameters",
       fmt::format("{} total, {} without embedding and head", format_thousands(model.n_parameters()),
                   format_thousands(model.n_non_embedding_parameters())));
+  if (!config.train.init_from.empty()) row("begins with", config.train.init_from);
   row("vocabulary", fmt::format("{} tokens ({})", format_thousands(model.options().vocab_size),
                                 config.data.tokenizer));
   for (const auto& [treatment, names] : groups)

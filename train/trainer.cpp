@@ -114,6 +114,7 @@ class Trainer {
   Peak peak_;
   Progress progress_;
   nlohmann::json data_description_;
+  nlohmann::json init_from_;  // null: random weights
   int64_t saved_step_ = -1;
 
   // Since the last log line.
@@ -133,7 +134,8 @@ Trainer::Trainer(RunConfig config)
       steps_(config_.total_steps()),
       micro_batch_(micro_batch(config_, device_)),
       lock_((require_writable_folder(dir_, "the run folder"), dir_)),
-      spikes_(config_.train.spike.window, config_.train.spike.threshold) {
+      spikes_(config_.train.spike.window, config_.train.spike.threshold),
+      status_(config_.log.progress) {
   log_to_file(dir_ + "/log.txt");
   ensure_data(config_);
   LoaderOptions data = loader_options(config_, Split::kTrain, device_);
@@ -168,6 +170,11 @@ void Trainer::resume() {
   nlohmann::json state;
   if (found) {
     state = found->state();
+    if (state.contains("imported_from"))
+      throw Error(
+          "{}: holds an imported model and no run; to train it further, set train.init_from to "
+          "this folder and run.dir to another one",
+          dir_);
     RunConfig before = read_run_config(load_config_file(found->path() + "/config.yaml"));
     const ConfigDifference changed = difference(before, config_);
     if (!changed.matters.empty())
@@ -212,8 +219,14 @@ void Trainer::resume() {
     progress_.valid_step = state.at("valid_step");
     progress_.best_nats = state.at("best_nats");
     spikes_.load(state.at("spike"));
-    spdlog::info("resuming from {} at step {}", found->name(), progress_.step);
+    init_from_ = state.value("init_from", nlohmann::json());
+    spdlog::info("resuming from {} at step {}{}", found->name(), progress_.step,
+                 t.init_from.empty() ? "" : "; train.init_from is not read again");
   } else {
+    if (!t.init_from.empty()) {
+      init_from_ = load_initial_weights(t.init_from, config_.model, tokenizer_->info(), *store_);
+      spdlog::info("weights from {}", init_from_.at("path").get<std::string>());
+    }
     fs::remove(dir_ + "/metrics.jsonl");
   }
   write_file_atomic(config_file, resolved_yaml(config_));
@@ -232,6 +245,7 @@ void Trainer::report_start() {
        fmt::format("{} tokens in {} documents, fingerprint {}", format_thousands(split.n_tokens),
                    format_thousands(split.n_documents), loader_->fingerprint().substr(0, 16))});
   spdlog::info("{}\n{}", progress_.step > 0 ? "continuing" : "starting", description_text(rows));
+  for (const std::string& remark : config_.remarks()) spdlog::warn("{}", remark);
   const double needed = checkpoints_->bytes_needed(store_->n_flat(), config_.checkpoint.keep_last);
   const auto free = static_cast<double>(free_bytes(dir_));
   if (needed > free)
@@ -467,6 +481,7 @@ nlohmann::json Trainer::state_json() {
           {"valid_step", progress_.valid_step},
           {"best_nats", progress_.best_nats},
           {"spike", spikes_.save()},
+          {"init_from", init_from_},
           {"precision", precision_name(compute_)},
           {"micro_batch", micro_batch_},
           {"world_size", world_.size()},

@@ -177,6 +177,21 @@ TEST(RunConfigTest, ImpossibleSamplingAndBestCheckpointAreRefused) {
             "command line: checkpoint.keep_best: needs evaluations, but eval.every is never");
 }
 
+TEST(RunConfigTest, BestCheckpointsOfEarlierEvaluationsAreRemarkedOn) {
+  const auto remarks = [](const char* eval, const char* checkpoint, const char* best) {
+    return small({std::string("eval.every=") + eval, std::string("checkpoint.every=") + checkpoint,
+                  std::string("checkpoint.keep_best=") + best})
+        .remarks();
+  };
+  EXPECT_EQ(remarks("4", "6", "true"),
+            std::vector<std::string>{
+                "checkpoint.keep_best: checkpoint.every 6 is no multiple of eval.every 4, so "
+                "checkpoints are judged by an evaluation of earlier weights; make it a multiple"});
+  EXPECT_TRUE(remarks("4", "6", "false").empty());
+  EXPECT_TRUE(remarks("4", "8", "true").empty());
+  EXPECT_TRUE(remarks("4", "never", "true").empty());
+}
+
 TEST(RunConfigTest, MergeKeysReachTheConfig) {
   EXPECT_EQ(read_run_config(
                 parse_config_text(

@@ -70,14 +70,7 @@ int run(const Options& options) {
   data.split = options.split == "train" ? Split::kTrain : Split::kValid;
   data.context = options.context > 0 ? options.context : loaded.context();
   data.cross_document = options.cross_document == "allow";
-  const TokenizerInfo theirs = DatasetReader(options.data).tokenizer();
-  const nlohmann::json& ours = loaded.state.at("tokenizer");
-  if (theirs.sha256 != ours.at("sha256"))
-    throw Error(
-        "{}: tokenizer is '{}' (sha256 {}), the model was trained with '{}' ({}); prepare the text "
-        "again with the model's",
-        options.data, theirs.name, theirs.sha256.substr(0, 12), ours.at("name").get<std::string>(),
-        ours.at("sha256").get<std::string>().substr(0, 12));
+  require_tokenizer(loaded.state, DatasetReader(options.data).tokenizer(), options.data);
   StatusLine status;
   const EvaluationResult result =
       evaluate(*loaded.model, data,

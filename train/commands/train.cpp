@@ -1,4 +1,8 @@
 // ceiling train CONFIG [key=value ...]
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+
 #include "base/text.h"
 #include "base/version.h"
 #include "train/command.h"
@@ -7,8 +11,6 @@
 #include "train/run_config.h"
 #include "train/setup.h"
 #include "train/trainer.h"
-
-#include <cstdio>
 
 namespace ceiling {
 namespace {
@@ -19,12 +21,13 @@ int dry_run(RunConfig config) {
   const std::unique_ptr<LanguageModel> model = build_model(config, vocabulary(config));
   const std::string yaml = resolved_yaml(config);
   const auto rows = describe_run(config, *model, device, compute, peak_of(device, compute));
+  for (const std::string& remark : config.remarks()) spdlog::warn("{}", remark);
   std::printf("%s\n%s", yaml.c_str(), description_text(rows).c_str());
   return 0;
 }
 
 const RegisterCommand kTrain(
-    10, "train", "train a model, or continue a run that was interrupted", [](CLI::App& app) {
+    20, "train", "train a model, or continue a run that was interrupted", [](CLI::App& app) {
       struct Options {
         std::string config;
         std::vector<std::string> overrides;
