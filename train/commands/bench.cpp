@@ -1,6 +1,7 @@
-// ceiling bench ops|model|decode
+// ceiling bench ops|model|decode|loader
 #include <ATen/Parallel.h>
 
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -130,8 +131,40 @@ int bench_decode(const ModelOptions& options) {
   return 0;
 }
 
+struct LoaderBench {
+  std::string data;
+  int64_t context = 1024, batch = 32, steps = 500;
+  bool json = false;
+};
+
+// Batches as training takes them, as fast as they come.
+int bench_loader(const LoaderBench& options) {
+  LoaderOptions data;
+  data.parts = {{options.data, 1.0}};
+  data.context = options.context, data.global_batch = options.batch;
+  Loader loader(data);
+  loader.next();  // opens the files
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t i = 0; i < options.steps; ++i) loader.next();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double step_ms = 1e3 * seconds / static_cast<double>(options.steps);
+  const double tokens_per_s =
+      static_cast<double>(options.steps * options.batch * options.context) / seconds;
+  if (options.json)
+    std::printf(
+        "%s\n",
+        nlohmann::json({{"tokens_per_s", tokens_per_s}, {"step_ms", step_ms}}).dump().c_str());
+  else
+    std::printf("%s tok/s, %.3f ms a step of %s tokens\n",
+                format_thousands(static_cast<int64_t>(tokens_per_s)).c_str(), step_ms,
+                format_thousands(options.batch * options.context).c_str());
+  return 0;
+}
+
 const RegisterCommand kBench(
-    80, "bench", "time ops, training and decoding on this machine", [](CLI::App& app) {
+    80, "bench", "time ops, training, decoding and the data loader on this machine",
+    [](CLI::App& app) {
       auto ops_options = std::make_shared<OpsOptions>();
       auto model_options = std::make_shared<ModelOptions>();
       app.require_subcommand(1);
@@ -166,8 +199,20 @@ const RegisterCommand kBench(
       decode->add_option("--tokens", model_options->tokens, "tokens to time")
           ->check(CLI::PositiveNumber)
           ->capture_default_str();
+      auto loader_options = std::make_shared<LoaderBench>();
+      CLI::App* loader =
+          app.add_subcommand("loader", "time reading batches of a dataset, without a model");
+      loader->add_option("dataset", loader_options->data, "dataset folder")->required();
+      const auto count = [&](const char* name, int64_t& value, const char* summary) {
+        loader->add_option(name, value, summary)->check(CLI::PositiveNumber)->capture_default_str();
+      };
+      count("--context", loader_options->context, "tokens a sample");
+      count("--batch", loader_options->batch, "samples a step");
+      count("--steps", loader_options->steps, "steps to time");
+      loader->add_flag("--json", loader_options->json, "JSON");
       return [=, &app] {
         start_logging();
+        if (app.got_subcommand("loader")) return bench_loader(*loader_options);
         if (app.got_subcommand("ops")) return bench_ops(*ops_options);
         return app.got_subcommand("model") ? bench_model(*model_options)
                                            : bench_decode(*model_options);
