@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -35,8 +36,9 @@ int run_command_line(int argc, char** argv) {
   app.footer(
       "`ceiling COMMAND --help` explains a command, `ceiling config explain` every key of a config "
       "file.");
-  std::sort(commands().begin(), commands().end(),
-            [](const Command& a, const Command& b) { return a.order < b.order; });
+  std::sort(commands().begin(), commands().end(), [](const Command& a, const Command& b) {
+    return std::tie(a.order, a.name) < std::tie(b.order, b.name);
+  });
   std::function<int()> chosen;
   for (const Command& command : commands()) {
     CLI::App* sub = app.add_subcommand(command.name, command.summary);

@@ -12,7 +12,8 @@ namespace ceiling {
 using CommandSetup = std::function<std::function<int()>(CLI::App& app)>;
 
 struct RegisterCommand {
-  // `order` places the command in `ceiling --help`.
+  // `order` places the command in `ceiling --help`, a number of its own: first what a user does,
+  // in the order of doing, then what looks at the results, the configuration and the machine.
   RegisterCommand(int order, std::string name, std::string summary, CommandSetup setup);
 };
 

@@ -75,7 +75,7 @@ int verify(const std::string& path) {
 }
 
 const RegisterCommand kCheckpoint(
-    60, "checkpoint", "list the checkpoints of a run, verify every byte of them",
+    65, "checkpoint", "list the checkpoints of a run, verify every byte of them",
     [](CLI::App& app) {
       const auto path = std::make_shared<std::string>();
       app.require_subcommand(1);

@@ -17,7 +17,7 @@ struct ConfigCommand {
 };
 
 const RegisterCommand kConfig(
-    80, "config", "explain the keys of a config file, show a file's values", [](CLI::App& app) {
+    70, "config", "explain the keys of a config file, show a file's values", [](CLI::App& app) {
       const auto options = std::make_shared<ConfigCommand>();
       app.require_subcommand(1);
       CLI::App* explain =

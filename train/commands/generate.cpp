@@ -38,6 +38,7 @@ class Utf8Printer {
   void end() {
     int64_t replaced = 0;
     std::fputs((repair_utf8(held_, &replaced) + "\n").c_str(), stdout);
+    std::fflush(stdout);  // before the statistics on stderr
     held_.clear();
   }
 
