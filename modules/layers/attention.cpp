@@ -1,5 +1,6 @@
 #include "modules/layers/attention.h"
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -71,6 +72,23 @@ at::Tensor append(at::Tensor& held, int64_t length, const at::Tensor& fresh, int
   return held.narrow(1, 0, batch_length);
 }
 
+// cuDNN plans anew for each length, which costs more than one token's attention: not for decoding.
+class WithoutCudnn {
+ public:
+  explicit WithoutCudnn(bool active)
+      : restore_(active && at::globalContext().userEnabledCuDNNSDP()) {
+    if (restore_) at::globalContext().setSDPUseCuDNN(false);
+  }
+  ~WithoutCudnn() {
+    if (restore_) at::globalContext().setSDPUseCuDNN(true);
+  }
+  WithoutCudnn(const WithoutCudnn&) = delete;
+  WithoutCudnn& operator=(const WithoutCudnn&) = delete;
+
+ private:
+  bool restore_;
+};
+
 // [B, T, H, K] queries, [B, cached + T, H_kv, K] keys and values -> [B, T, H, K]
 at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                const MixContext& context, int64_t cached) {
@@ -87,6 +105,7 @@ at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   if (!context.attention_mask.defined())
     context.attention_mask = make_mask(context, batch, seq_len, cached, q.device());
   const bool has_mask = context.attention_mask.defined();
+  const WithoutCudnn decoding(cached > 0 || seq_len == 1);
   return at::scaled_dot_product_attention(
              q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
              has_mask ? std::optional<at::Tensor>(context.attention_mask) : std::nullopt,
