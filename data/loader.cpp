@@ -189,4 +189,21 @@ std::string Loader::fingerprint() const { return impl_->shared->samples.fingerpr
 nlohmann::json Loader::describe() const { return impl_->shared->samples.describe(); }
 const TokenizerInfo& Loader::tokenizer() const { return impl_->shared->samples.tokenizer(); }
 
+std::string data_changes(const nlohmann::json& before, const nlohmann::json& now) {
+  const nlohmann::json old_values = before.flatten(), new_values = now.flatten();
+  const auto text = [](const nlohmann::json& values, const std::string& key) {
+    return values.contains(key) ? values.at(key).dump() : "(none)";
+  };
+  nlohmann::json keys = old_values;
+  keys.update(new_values);
+  std::string changes, moved;
+  for (const auto& [key, unused] : keys.items()) {
+    const std::string old_text = text(old_values, key), new_text = text(new_values, key);
+    if (old_text != new_text)
+      (key.ends_with("/path") ? moved : changes) +=
+          fmt::format("  {}: {} -> {}\n", key.substr(1), old_text, new_text);
+  }
+  return changes.empty() ? "" : moved + changes;
+}
+
 }  // namespace ceiling

@@ -73,12 +73,16 @@ class Loader {
   double text_bytes_per_token() const;
   // Over parts, weights, split, context, cross_document and order; not seed, batch, ranks or paths.
   std::string fingerprint() const;
-  nlohmann::json describe() const;  // its readable form: resume prints the difference
+  nlohmann::json describe() const;  // its readable form, with paths
   const TokenizerInfo& tokenizer() const;
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// What makes the samples of two describe()s others, a line each: "  parts/0/tokens: 67476 ->
+// 34344". Empty if they are the same samples: a dataset may move.
+std::string data_changes(const nlohmann::json& before, const nlohmann::json& now);
 
 }  // namespace ceiling

@@ -184,12 +184,12 @@ void Trainer::resume() {
           dir_, found->name(), changes_text(changed.matters));
     if (!changed.free.empty())
       spdlog::info("changed since the run was started:\n{}", changes_text(changed.free));
-    if (state.at("data") != data_description_)
+    const std::string other_data = data_changes(state.at("data"), data_description_);
+    if (!other_data.empty())
       throw Error(
-          "{}: the data is not what the run was trained on (checkpoint {}):\n  before: {}\n  now:  "
-          "  {}\n"
-          "Restore the dataset to continue, or set run.dir to another folder to start anew.",
-          config_.data.path, found->name(), state.at("data").dump(), data_description_.dump());
+          "{}: the data is not what the run was trained on (checkpoint {}):\n{}Restore the dataset "
+          "to continue, or set run.dir to another folder to start anew.",
+          config_.data.path, found->name(), other_data);
     // A choice made by `auto` stays: another one would change rounding.
     if (config_.train.precision == "auto") compute_ = compute_dtype(state.at("precision"), device_);
     if (!config_.train.micro_batch) micro_batch_ = state.at("micro_batch");

@@ -178,7 +178,17 @@ TEST_F(TrainingTest, AnotherSeedModelOrDatasetInTheSameFolderIsRefused) {
   const std::string changed = message_of([&] { train(tiny_run(kLlama, data_, dir, 4)); });
   EXPECT_NE(changed.find("the data is not what the run was trained on"), std::string::npos)
       << changed;
+  EXPECT_NE(changed.find("  parts/0/documents: 60 -> 30\n"), std::string::npos) << changed;
+  EXPECT_EQ(changed.find("vocab_size"), std::string::npos) << changed;  // that is the same
   EXPECT_EQ(fs::exists(dir + "/checkpoints/step-00000002"), true);
+}
+
+TEST_F(TrainingTest, ADatasetMayMoveBetweenTwoSessions) {
+  train(tiny_run(kLlama, data_, run_dir("moved"), 2, {"train.schedule=constant"}));
+  train(tiny_run(kLlama, data_, run_dir("stays"), 4, {"train.schedule=constant"}));
+  fs::rename(data_, dir_ / "elsewhere");
+  train(tiny_run(kLlama, dir_ / "elsewhere", run_dir("moved"), 4, {"train.schedule=constant"}));
+  expect_bitwise(weights_at(run_dir("stays"), 4), weights_at(run_dir("moved"), 4));
 }
 
 TEST_F(TrainingTest, ASignalSavesAndTheNextRunContinuesBitForBit) {
