@@ -28,6 +28,28 @@ def last_weights(folder):
     return hashlib.sha256((folder / "checkpoints" / "step-00000120" / "weights.safetensors").read_bytes()).hexdigest()
 
 
+def last_step(folder):
+    """The last step that the run has logged."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    steps = [json.loads(line)["step"] for line in lines if line.endswith("}") and '"event":"step"' in line]
+    return steps[-1] if steps else 0
+
+
+def kill_at_random(process, folder):
+    """Some steps further on, or within the start. By the run's own progress: no clock knows how fast a busy machine is."""
+    if random.random() < 0.3:
+        time.sleep(random.uniform(0.02, 0.3))
+    else:
+        target = last_step(folder) + random.randint(1, 14)
+        while process.poll() is None and last_step(folder) < target:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.01))  # within a step, or a save
+    process.kill()
+
+
 def main():
     random.seed(5)
     with tempfile.TemporaryDirectory() as name:
@@ -45,20 +67,16 @@ def main():
                 f"run: {{dir: {root}/runs/{architecture}, seed: 3, device: cpu}}\n"
                 f"data: {{path: {root}/data, context: 64}}\n"
                 f"model: {model}\n"
-                "train: {steps: 120, global_batch: 8, lr: 3e-3, warmup_steps: 10, log_every: 5}\n"
+                "train: {steps: 120, global_batch: 8, lr: 3e-3, warmup_steps: 10, log_every: 1}\n"
                 "eval: {every: 40}\ncheckpoint: {every: 7, keep_last: 2}\n"
             )
-            start = time.monotonic()
             whole = run("train", str(config), f"run.dir={root}/runs/{architecture}-whole")
             assert whole.returncode == 0, whole.stderr
-            whole_s = time.monotonic() - start
             kills = 0
             while True:
                 process = subprocess.Popen([CEILING, "train", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
                 if kills < KILLS:
-                    # Well within a whole run, so that the kills do happen however fast the machine is.
-                    time.sleep(random.uniform(0.02, 0.5) * whole_s)
-                    process.kill()
+                    kill_at_random(process, root / "runs" / architecture)
                 _, err = process.communicate()
                 if process.returncode == 0:
                     break
