@@ -40,6 +40,10 @@ class Graph final : public CapturedWork {
   cuda_runtime.current_stream = [](int device) -> void* {
     return c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream();
   };
+  cuda_runtime.driver_version = [] {
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+  };
   cuda_runtime.device_name = [](int device) -> std::string {
     cudaDeviceProp properties{};
     return cudaGetDeviceProperties(&properties, device) == cudaSuccess ? properties.name

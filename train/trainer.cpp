@@ -29,6 +29,7 @@
 #include "train/micro_step.h"
 #include "train/sampler.h"
 #include "train/schedule.h"
+#include "train/selftest.h"
 #include "train/setup.h"
 #include "train/spike.h"
 
@@ -262,6 +263,7 @@ int Trainer::run() {
     return kFinished;
   }
   report_start();
+  require_selftest(device_);
   if (progress_.step > 0)
     metrics_->event("resume", progress_.step, {{"data_hash", progress_.data_chain}});
   const double start = now_s();

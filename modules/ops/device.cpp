@@ -7,6 +7,8 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/hash.h"
+#include "modules/ops/cpu_isa.h"
 
 namespace ceiling {
 
@@ -16,12 +18,15 @@ bool has_gpu_node() {
   return std::filesystem::exists("/dev/nvidiactl") || std::filesystem::exists("/dev/nvidia0");
 }
 
+std::string beside_program(const std::string& path) {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path() / path;
+}
+
 // dlopen once; the text is empty if it worked.
 const std::string& cuda_library() {
   static const std::string failure = []() -> std::string {
     // By name: the program's RPATH has its lib folder, and the library's own RPATH has torch.
-    const std::string beside =
-        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "lib/libceiling_cuda.so";
+    const std::string beside = beside_program("lib/libceiling_cuda.so");
     if (!std::filesystem::exists(beside))
       return "this build has no CUDA library (" + beside + "); build where nvcc is installed";
     if (!dlopen(beside.c_str(), RTLD_NOW | RTLD_GLOBAL)) return dlerror();
@@ -59,6 +64,16 @@ std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work) {
 
 std::string device_name(at::Device device) {
   return device.is_cpu() ? "cpu" : cuda_runtime.device_name(index_of(device));
+}
+
+std::string device_fingerprint(at::Device device) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+  Sha256 hash;
+  hash.update(device_name(device)).update(sha256_file(program));
+  if (device.is_cpu()) return hash.update(std::to_string(static_cast<int>(cpu_isa()))).hex();
+  return hash.update(std::to_string(cuda_runtime.driver_version()))
+      .update(sha256_file(beside_program("lib/libceiling_cuda.so")))
+      .hex();
 }
 
 void synchronize(at::Device device) {

@@ -21,7 +21,9 @@ at::Device pick_device(const std::string& name);
 std::string load_cuda();
 
 std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "cpu"
-void synchronize(at::Device device);         // waits for all work; nothing on a CPU
+// Names the device, its driver and the code that runs on it: changes when any of them does.
+std::string device_fingerprint(at::Device device);
+void synchronize(at::Device device);  // waits for all work; nothing on a CPU
 
 // GPU work recorded once, to be repeated on the same memory.
 class CapturedWork {
@@ -37,6 +39,7 @@ std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work);
 struct CudaRuntime {
   void* (*current_stream)(int device) = nullptr;  // cudaStream_t
   std::string (*device_name)(int device) = nullptr;
+  int (*driver_version)() = nullptr;
   std::unique_ptr<CapturedWork> (*capture)(const std::function<void()>& work) = nullptr;
 };
 inline CudaRuntime cuda_runtime;

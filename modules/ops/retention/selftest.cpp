@@ -1,0 +1,54 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/linspace.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "modules/ops/retention/reference.h"
+#include "modules/ops/retention/retention.h"
+#include "modules/ops/selftest.h"
+
+namespace ceiling {
+namespace {
+
+// Each width of the kernels' tiles, lengths around the chunk's, documents, a carried state.
+const RegisterSelftest kSelftest("retention", [](SelftestReport& report) {
+  struct Shape {
+    int64_t batch, seq_len, heads, k_dim, v_dim;
+  };
+  for (const Shape& s :
+       {Shape{2, 33, 2, 64, 64}, Shape{2, 70, 2, 128, 128}, Shape{1, 200, 2, 128, 64},
+        Shape{1, 65, 2, 256, 512}, Shape{9, 33, 8, 256, 256}, Shape{2, 40, 2, 24, 40}}) {
+    const at::Tensor log_decay = -at::linspace(0.01, 0.2, s.heads, at::kDouble);
+    const Segments segments = make_segments(
+        report.random({s.batch, s.seq_len}).gt(1.8).to(at::kInt).cumsum(1).to(at::kInt));
+    for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent}) {
+      Segments there = segments;
+      for (at::Tensor* x : {&there.document, &there.start, &there.position})
+        if (x->defined()) *x = x->to(report.device());
+      report.differentiable(
+          "retention",
+          fmt::format("{} B {} T {} H {} K {} V {}",
+                      form == RetentionForm::kChunk ? "chunk" : "recurrent", s.batch, s.seq_len,
+                      s.heads, s.k_dim, s.v_dim),
+          [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
+            const auto out =
+                retention(in[0], in[1], in[2], log_decay, in[3].to(at::kFloat), there, form, 64);
+            return {out.o, out.state};
+          },
+          [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
+            const auto out = retention_reference(in[0], in[1], in[2], log_decay, in[3], segments);
+            return {out.o, out.state};
+          },
+          {report.random({s.batch, s.seq_len, s.heads, s.k_dim}),
+           report.random({s.batch, s.seq_len, s.heads, s.k_dim}) /
+               std::sqrt(static_cast<double>(s.k_dim)),
+           report.random({s.batch, s.seq_len, s.heads, s.v_dim}),
+           report.random({s.batch, s.heads, s.k_dim, s.v_dim})},
+          {}, at::kBFloat16, selftest_bound(at::kBFloat16));
+    }
+  }
+});
+
+}  // namespace
+}  // namespace ceiling
