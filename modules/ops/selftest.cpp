@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "modules/ops/checks.h"
@@ -64,7 +65,8 @@ void SelftestReport::compare(const std::string& op_name, const std::string& shap
     const double size = expected.norm().item<double>();
     const double error = (got[i].to(at::kCPU, at::kDouble) - expected).norm().item<double>();
     const double relative = size > 0 ? error / size : error;
-    if (!(relative <= row.error)) row.error = relative;  // keeps a not-a-number
+    // A not-a-number stays.
+    if (!(relative <= row.error) && !std::isnan(row.error)) row.error = relative;
   }
   rows_.push_back(std::move(row));
 }
