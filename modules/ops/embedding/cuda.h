@@ -4,7 +4,7 @@
 
 namespace ceiling {
 
-constexpr int64_t kEmbeddingRun = 128;  // neighbours in the sorted order that one block adds up
+constexpr int64_t kEmbeddingRun = 64;  // neighbours in the sorted order that one block adds up
 
 struct GpuEmbeddingBackwardParams {
   EmbeddingBackwardParams of;  // kFloat or kBFloat16; tokens: sorted

@@ -64,29 +64,28 @@ void rotary_backward(const RotaryParams& p, int64_t begin, int64_t end) {
   with_type(p.type, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = Acc<T>;
-    const int64_t rotated = (p.n_q_heads + p.n_k_heads) * p.head_dim;
     for (int64_t row = begin; row < end; ++row) {
       const auto [cosine, sine] = angles_of<A>(p, row);
-      T* dx = static_cast<T*>(p.dx) + row * p.width;
-      for (int64_t h = 0; h < p.n_q_heads + p.n_k_heads; ++h) {
-        const bool is_q = h < p.n_q_heads;
-        const void* from = is_q ? p.dq : p.dk;
-        T* out = dx + h * p.head_dim;
-        if (!from) {
-          for (int64_t i = 0; i < p.head_dim; ++i) out[i] = 0;
-          continue;
-        }
-        const T* in =
-            static_cast<const T*>(from) +
-            (is_q ? row * p.n_q_heads + h : row * p.n_k_heads + h - p.n_q_heads) * p.head_dim;
-        rotate<T, A>(in, out, cosine, sine, p.head_dim / 2, p.interleaved, A(-1),
-                     static_cast<A>(is_q ? p.q_scale : p.k_scale));
-      }
-      T* out = dx + rotated;
+      const int64_t b = row / p.seq_len, t = row % p.seq_len;
+      const auto at = [b, t](const RotaryGradient& grad) {
+        return grad.data
+                   ? static_cast<const T*>(grad.data) + b * grad.batch_stride + t * grad.time_stride
+                   : nullptr;
+      };
+      T* out = static_cast<T*>(p.dx) + row * p.width;
+      const auto turn = [&](const RotaryGradient& grad, int64_t n_heads, double scale) {
+        const T* in = at(grad);
+        for (int64_t h = 0; h < n_heads; ++h, out += p.head_dim)
+          if (in)
+            rotate<T, A>(in + h * grad.head_stride, out, cosine, sine, p.head_dim / 2,
+                         p.interleaved, A(-1), static_cast<A>(scale));
+          else
+            for (int64_t i = 0; i < p.head_dim; ++i) out[i] = 0;
+      };
+      turn(p.dq, p.n_q_heads, p.q_scale);
+      turn(p.dk, p.n_k_heads, p.k_scale);
       for (int64_t part = 0; part < p.n_rest; out += p.rest_width[part++]) {
-        const T* in = p.drest[part]
-                          ? static_cast<const T*>(p.drest[part]) + row * p.drest_stride[part]
-                          : nullptr;
+        const T* in = at(p.drest[part]);
         for (int64_t i = 0; i < p.rest_width[part]; ++i) out[i] = in ? in[i] : T(0);
       }
     }

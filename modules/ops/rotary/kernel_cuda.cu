@@ -2,6 +2,8 @@
 // Bound: HBM. In bfloat16 forward reads and writes q and k; backward reads and writes all of dx.
 // Floor: 0.067 and 0.10 ms for 32,768 tokens of 12 + 12 + 12 heads of 64 at 3.0 TB/s.
 // A thread rotates N pairs; the table's rows stay in L1 and L2.
+#include <algorithm>
+
 #include "modules/ops/cuda/vector.cuh"
 #include "modules/ops/rotary/cuda.h"
 
@@ -67,44 +69,49 @@ __global__ __launch_bounds__(kThreads) void kernel(const __grid_constant__ GpuRo
   int copied = 0;
   if (kBackward)
     for (int part = 0; part < p.n_rest; ++part)
-      copied += static_cast<int>(params.rest_width[part] / kCopy);
+      copied += static_cast<int>(p.rest_width[part] / kCopy);
   const int items = turned + copied;
   for (int index = threadIdx.x; index < items * tokens_per_block; index += kThreads) {
     const int64_t token = int64_t{blockIdx.x} * tokens_per_block + index / items;
     if (token >= params.tokens) return;
+    const int64_t b = token / p.seq_len, t = token - b * p.seq_len;
+    const auto gradient = [&](const RotaryGradient& grad) {
+      return grad.data
+                 ? static_cast<const T*>(grad.data) + b * grad.batch_stride + t * grad.time_stride
+                 : nullptr;
+    };
     int item = index % items;
     if (item < turned) {
-      const int64_t position = p.position ? p.position[token] : token % p.seq_len;
+      const int64_t position = p.position ? p.position[token] : t;
       const float* cosines = static_cast<const float*>(p.table) + position * p.head_dim;
       const bool is_q = item < q_items;
       if (!is_q) item -= q_items;
       const int head = item / per_head, first = item % per_head * N;
-      const int64_t heads = is_q ? p.n_q_heads : p.n_k_heads;
-      const int64_t apart = (token * heads + head) * p.head_dim;
       const int64_t together = token * p.width + (is_q ? head : p.n_q_heads + head) * p.head_dim;
       const float scale = static_cast<float>(is_q ? p.q_scale : p.k_scale);
       if constexpr (kBackward) {
-        const T* grads = static_cast<const T*>(is_q ? p.dq : p.dk);
-        rotate<T, N, kInterleaved, true>(grads ? grads + apart : nullptr,
+        const RotaryGradient& grad = is_q ? p.dq : p.dk;
+        const T* from = gradient(grad);
+        rotate<T, N, kInterleaved, true>(from ? from + head * grad.head_stride : nullptr,
                                          static_cast<T*>(p.dx) + together, cosines, cosines + half,
                                          half, first, scale);
       } else {
-        rotate<T, N, kInterleaved, false>(static_cast<const T*>(p.x) + together,
-                                          static_cast<T*>(is_q ? p.q : p.k) + apart, cosines,
-                                          cosines + half, half, first, scale);
+        const int64_t heads = is_q ? p.n_q_heads : p.n_k_heads;
+        rotate<T, N, kInterleaved, false>(
+            static_cast<const T*>(p.x) + together,
+            static_cast<T*>(is_q ? p.q : p.k) + (token * heads + head) * p.head_dim, cosines,
+            cosines + half, half, first, scale);
       }
       continue;
     }
     if constexpr (kBackward) {
       int column = (item - turned) * kCopy, part = 0;
       int64_t to = token * p.width + (p.n_q_heads + p.n_k_heads) * p.head_dim + column;
-      while (column >= params.rest_width[part])
-        column -= static_cast<int>(params.rest_width[part++]);
-      const T* from = static_cast<const T*>(params.drest[part]);
+      while (column >= p.rest_width[part]) column -= static_cast<int>(p.rest_width[part++]);
+      const T* from = gradient(p.drest[part]);
       Pack<T, kCopy> pack;
       if (from)
-        pack = *reinterpret_cast<const Pack<T, kCopy>*>(from + token * params.drest_stride[part] +
-                                                        column);
+        pack = *reinterpret_cast<const Pack<T, kCopy>*>(from + column);
       else
 #pragma unroll
         for (int i = 0; i < kCopy; ++i) pack.at[i] = narrow<T>(0.0f);
@@ -114,17 +121,21 @@ __global__ __launch_bounds__(kThreads) void kernel(const __grid_constant__ GpuRo
 }
 
 template <class T>
-bool whole_pieces(const GpuRotaryParams& params) {
-  const RotaryParams& p = params.of;
+bool whole_pieces(const RotaryParams& p) {
   constexpr int64_t kN = kPack<T>;
   bool whole = p.head_dim % (2 * kN) == 0 && p.width % kN == 0;
-  for (const void* pointer :
-       {p.table, p.x, static_cast<const void*>(p.q), static_cast<const void*>(p.k), p.dq, p.dk,
-        static_cast<const void*>(p.dx)})
+  for (const void* pointer : {p.table, p.x, static_cast<const void*>(p.q),
+                              static_cast<const void*>(p.k), static_cast<const void*>(p.dx)})
     whole = whole && aligned16(pointer);
-  for (int64_t part = 0; part < p.n_rest; ++part)
-    whole = whole && params.rest_width[part] % kN == 0 && params.drest_stride[part] % kN == 0 &&
-            aligned16(params.drest[part]);
+  const auto check = [&](const RotaryGradient& grad) {
+    whole = whole && aligned16(grad.data) && grad.batch_stride % kN == 0 &&
+            grad.time_stride % kN == 0 && grad.head_stride % kN == 0;
+  };
+  check(p.dq), check(p.dk);
+  for (int64_t part = 0; part < p.n_rest; ++part) {
+    check(p.drest[part]);
+    whole = whole && p.rest_width[part] % kN == 0;
+  }
   return whole;
 }
 
@@ -132,8 +143,7 @@ template <class T, int N, int kCopy, bool kInterleaved, bool kBackward>
 void run(const GpuRotaryParams& params, cudaStream_t stream) {
   const RotaryParams& p = params.of;
   int64_t items = (p.n_q_heads + p.n_k_heads) * p.head_dim / 2 / N;
-  for (int64_t part = 0; kBackward && part < p.n_rest; ++part)
-    items += params.rest_width[part] / kCopy;
+  for (int64_t part = 0; kBackward && part < p.n_rest; ++part) items += p.rest_width[part] / kCopy;
   const int64_t tokens_per_block = std::max<int64_t>(1, 2 * kThreads / std::max<int64_t>(items, 1));
   const auto blocks =
       static_cast<unsigned>((params.tokens + tokens_per_block - 1) / tokens_per_block);
@@ -148,7 +158,7 @@ void launch(const GpuRotaryParams& params, void* stream) {
   with_type(params.of.type, [&](auto type) {
     using T = typename decltype(type)::type;
     constexpr int kN = kPack<T>;
-    if (!whole_pieces<T>(params)) {
+    if (!whole_pieces<T>(params.of)) {
       if (params.of.interleaved) return run<T, 1, 1, true, kBackward>(params, on);
       return run<T, 1, 1, false, kBackward>(params, on);
     }

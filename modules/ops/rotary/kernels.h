@@ -3,6 +3,15 @@
 
 namespace ceiling {
 
+constexpr int64_t kMaxRotaryRest = 4;
+
+// [B, T, H, head_dim] or [B, T, width] where it is: elements between neighbours, 1 in the last
+// dimension.
+struct RotaryGradient {
+  const void* data;  // null: zeros
+  int64_t batch_stride, time_stride, head_stride;
+};
+
 struct RotaryParams {
   CpuType type;
   int64_t seq_len, width;  // T, W
@@ -13,11 +22,8 @@ struct RotaryParams {
   const int* position;  // [B, T] or null: t
   const void* x;        // forward: [B T, W]
   void *q, *k;          // forward: [B T, heads, head_dim]
-  const void *dq, *dk;  // backward; null: zero
-  const void* const*
-      drest;  // backward: per part [B T, width] with drest_stride between rows, null: zero
-  const int64_t *rest_width, *drest_stride;
-  int64_t n_rest;
+  RotaryGradient dq, dk, drest[kMaxRotaryRest];  // backward
+  int64_t rest_width[kMaxRotaryRest], n_rest;
   void* dx;  // backward: [B T, W]
 };
 

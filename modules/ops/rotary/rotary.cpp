@@ -80,14 +80,16 @@ RotaryParams params_of(const Saved& saved, CpuType type) {
   return p;
 }
 
-GpuRotaryParams on_gpu(const RotaryParams& p, int64_t tokens) {
-  GpuRotaryParams gpu{};
-  gpu.of = p, gpu.tokens = tokens;
-  for (int64_t part = 0; part < p.n_rest; ++part) {
-    gpu.drest[part] = p.drest[part];
-    gpu.rest_width[part] = p.rest_width[part], gpu.drest_stride[part] = p.drest_stride[part];
-  }
-  return gpu;
+// Read where attention left it, which may be [B, H, T, head_dim] in memory; copied only if its last
+// dimension is not contiguous.
+RotaryGradient gradient_of(at::Tensor& grad) {
+  if (!grad.defined()) return {};
+  if (grad.stride(-1) != 1) grad = grad.contiguous();
+  // What a dimension of size 1 says of its stride means nothing.
+  const auto stride = [&](int64_t d) {
+    return d < grad.dim() - 1 && grad.size(d) > 1 ? grad.stride(d) : 0;
+  };
+  return {grad.const_data_ptr(), stride(0), stride(1), stride(2)};
 }
 
 // Outputs q, k, then the rest as detached views of x.
@@ -108,7 +110,7 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
       at::parallel_for(0, batch * seq_len, row_grain(p.width),
                        [&](int64_t b, int64_t e) { rotary_forward(p, b, e); });
     else
-      launch(rotary_forward_cuda, on_gpu(p, batch * seq_len), x);
+      launch(rotary_forward_cuda, {p, batch * seq_len}, x);
     ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
     ctx->set_materialize_grads(false);
     variable_list out = {q, k};
@@ -129,31 +131,17 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
       if (grad.defined()) options = grad.options();
     const at::Tensor dx = at::empty({saved->shape[0], saved->shape[1], saved->width}, options);
     RotaryParams p = params_of(*saved, cpu_type(dx, "rotary"));
-    for (size_t i = 0; i < 2; ++i)
-      if (grads[i].defined()) grads[i] = grads[i].contiguous();
-    p.dq = grads[0].defined() ? grads[0].const_data_ptr() : nullptr;
-    p.dk = grads[1].defined() ? grads[1].const_data_ptr() : nullptr;
-    std::vector<const void*> parts;
-    std::vector<int64_t> strides;
-    for (size_t i = 2; i < grads.size(); ++i) {
-      at::Tensor& grad = grads[i];
-      // Rows with one stride are read where they are (the value gradient is a slice of
-      // attention's).
-      const bool regular =
-          grad.defined() && grad.stride(2) == 1 && grad.stride(0) == grad.stride(1) * grad.size(1);
-      if (grad.defined() && !regular) grad = grad.contiguous();
-      parts.push_back(grad.defined() ? grad.const_data_ptr() : nullptr);
-      strides.push_back(grad.defined() ? grad.stride(1) : 0);
-    }
-    p.drest = parts.data(), p.drest_stride = strides.data(), p.rest_width = layout.rest.data();
+    p.dq = gradient_of(grads[0]), p.dk = gradient_of(grads[1]);
     p.n_rest = static_cast<int64_t>(layout.rest.size());
+    for (size_t part = 0; part < layout.rest.size(); ++part)
+      p.drest[part] = gradient_of(grads[2 + part]), p.rest_width[part] = layout.rest[part];
     p.dx = dx.mutable_data_ptr();
     const int64_t tokens = saved->shape[0] * saved->shape[1];
     if (dx.device().is_cpu())
       at::parallel_for(0, tokens, row_grain(p.width),
                        [&](int64_t b, int64_t e) { rotary_backward(p, b, e); });
     else
-      launch(rotary_backward_cuda, on_gpu(p, tokens), dx);
+      launch(rotary_backward_cuda, {p, tokens}, dx);
     return {dx, at::Tensor()};
   }
 };

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cmath>
+
 #include "modules/ops/device.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
@@ -84,26 +86,47 @@ TEST(Embedding, TokensOutsideTheVocabularyAreNamed) {
       "embedding: token -1 is outside the vocabulary of 4");
 }
 
+// Token k about as often as 1 / (k + 1), as words are.
+at::Tensor zipf(at::IntArrayRef shape, int64_t vocab) {
+  const at::Tensor even = random_ints(shape, 0, 100000, "zipf").to(at::kDouble) / 100000;
+  return ((even * std::log(vocab)).exp() - 1).to(at::kInt);
+}
+
 TEST(EmbeddingGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
   // Runs of equal tokens within a block, over a block's end, over many blocks; all equal.
-  const at::Tensor squared = random_ints({2, 900}, 0, 17, "skewed");
   for (const at::Tensor& tokens :
        {random_ints({3, 40}, 0, 7, "tokens"), random_ints({1, 1}, 0, 7, "tokens"),
-        random_ints({4, 1000}, 0, 300, "tokens"), at::full({3, 500}, 5, at::kInt),
-        (squared * squared).to(at::kInt)})
-    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
-      // Sums of up to 1,500 rows: their rounding grows with the root of that.
-      expect_equals_reference(rows, rows_reference, {tokens}, {random_normal({300, 130}, "w")},
-                              dtype, 4 * usual_tolerance(dtype), gpu);
+        random_ints({1, 64}, 0, 300, "tokens"), random_ints({4, 10000}, 0, 300, "tokens"),
+        at::full({3, 500}, 5, at::kInt), zipf({2, 4001}, 300)})
+    for (const int64_t dim : {1, 130, 132})  // 132: whole 16-byte pieces
+      for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+        // Sums of up to 1,500 rows: their rounding grows with the root of that.
+        expect_equals_reference(rows, rows_reference, {tokens}, {random_normal({300, dim}, "w")},
+                                dtype, 4 * usual_tolerance(dtype), gpu);
 }
 
 TEST(EmbeddingGpu, IsTheSameTwice) {
   const at::Device gpu = pick_device("cuda");
-  const at::Tensor tokens = random_ints({4, 1000}, 0, 50, "tokens").to(gpu);
-  const Tensors weight = {random_normal({50, 96}, "w").to(gpu, at::kBFloat16)};
-  const OpResult first = run_op(rows, {tokens}, weight), second = run_op(rows, {tokens}, weight);
-  EXPECT_TRUE(first.weight_grads[0].equal(second.weight_grads[0]));
+  for (const int64_t dim : {33, 96})
+    for (const at::Tensor& tokens :
+         {random_ints({4, 1000}, 0, 50, "tokens"), zipf({2, 4001}, 50), at::full({1, 900}, 5)}) {
+      const at::Tensor ids = tokens.to(gpu, at::kInt);
+      const Tensors weight = {random_normal({50, dim}, "w").to(gpu, at::kBFloat16)};
+      const OpResult first = run_op(rows, {ids}, weight), second = run_op(rows, {ids}, weight);
+      EXPECT_TRUE(first.weight_grads[0].equal(second.weight_grads[0]));
+    }
+}
+
+TEST(EmbeddingGpu, TwoBackwardsAddUp) {
+  const at::Device gpu = pick_device("cuda");
+  const Parameter w = parameter_of(random_normal({50, 8}, "w").to(gpu, at::kBFloat16));
+  const at::Tensor tokens = zipf({2, 900}, 50).to(gpu);
+  const at::Tensor dy = random_normal({2, 900, 8}, "dy").to(gpu, at::kBFloat16);
+  torch::autograd::backward({embedding(tokens, w, 1)}, {dy});
+  const at::Tensor once = w.grad.clone();
+  torch::autograd::backward({embedding(tokens, w, 1)}, {dy});
+  expect_close(w.grad, 2 * once, {});
 }
 
 }  // namespace

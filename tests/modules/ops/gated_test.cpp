@@ -108,5 +108,44 @@ TEST(GatedGpu, EqualsTheReference) {
                                 {}, dtype, 2 * usual_tolerance(dtype), gpu);
 }
 
+TEST(GatedGpu, TakesRowsThatBeginAtAnyElement) {
+  const at::Device gpu = pick_device("cuda");
+  const auto rows = [](const at::Tensor& flat) {
+    return flat.narrow(0, 1, 70 * 32).view({70, 32});
+  };
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    expect_equals_reference(
+        [&](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
+          return {gated(rows(in[0]), Activation::kSilu)};
+        },
+        [&](const Tensors& in, const Tensors&) -> Tensors {
+          return {gated_reference(rows(in[0]), Activation::kSilu)};
+        },
+        {random_normal({1 + 70 * 32}, "gate_up")}, {}, dtype, 2 * usual_tolerance(dtype), gpu);
+}
+
+TEST(GatedGpu, HoldsOverTheWholeRangeOfTheGate) {
+  const at::Device gpu = pick_device("cuda");
+  const int64_t n = 4000;
+  const at::Tensor gate = at::linspace(-20, 20, n, at::kDouble);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const Activation a : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh})
+      expect_equals_reference(op(a), reference(a),
+                              {at::cat({gate, at::full({n}, 1.0, at::kDouble)})}, {}, dtype,
+                              2 * usual_tolerance(dtype), gpu);
+}
+
+TEST(GatedGpu, SaturatedGatesAreExactlyOpenOrShut) {
+  const at::Device gpu = pick_device("cuda");
+  const at::Tensor gate =
+      at::cat({at::full({16}, 1e4, at::kFloat), at::full({16}, -1e4, at::kFloat)});
+  for (const Activation a : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+    const OpResult got =
+        run_op(op(a), {at::cat({gate, at::full({32}, 1.0, at::kFloat)}).to(gpu)}, {});
+    expect_close(got.outputs[0].cpu(), gate.relu(), {.absolute = 1e-30});
+    EXPECT_TRUE(at::isfinite(got.input_grads[0]).all().item<bool>());
+  }
+}
+
 }  // namespace
 }  // namespace ceiling

@@ -3,6 +3,7 @@
 #include <ATen/TensorIndexing.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -67,6 +68,17 @@ Reference reference(const RotaryLayout& layout) {
   };
 }
 
+// The outputs of `op` as they are used, so that their gradients arrive in strides: q as attention
+// takes it, k and the last part among others, the first part with time before the batch.
+template <class Of>
+Of used(Of op) {
+  return [op](const Tensors& in, const auto& parameters) -> Tensors {
+    const Tensors out = op(in, parameters);
+    return {out[0].transpose(1, 2), at::cat({out[1], out[1].detach()}, 1), out[2].transpose(0, 1),
+            at::cat({out[3].detach(), out[3]}, 2)};
+  };
+}
+
 class RotaryTest : public ::testing::TestWithParam<std::tuple<at::ScalarType, bool>> {
  protected:
   at::ScalarType dtype() const { return std::get<0>(GetParam()); }
@@ -89,6 +101,12 @@ TEST_P(RotaryTest, TakesPositionsAndStridedInputs) {
                           {strided_copy(random_normal({2, 9, kWidth}, "x").to(dtype())),
                            random_ints({2, 9}, 0, 500, "position")},
                           {}, dtype(), usual_tolerance(dtype()));
+}
+
+TEST_P(RotaryTest, TakesGradientsInStrides) {
+  expect_equals_reference(used(op(layout())), used(reference(layout())),
+                          {random_normal({2, 9, kWidth}, "x")}, {}, dtype(),
+                          usual_tolerance(dtype()));
 }
 
 TEST_P(RotaryTest, IsTheSameForAnyNumberOfThreads) {
@@ -177,27 +195,84 @@ TEST(Rotary, WrongArgumentsAreNamed) {
         split_rotary(x, at::full({1, 3}, 1, at::kInt), table, layout_of(false));
       },
       "rotary: position must be [1, 2], a number for each token");
+  expect_error(
+      [&] {
+        split_rotary(x, {}, table,
+                     {.n_q_heads = 3, .n_k_heads = 2, .head_dim = 6, .rest = {4, 4, 2, 1, 1}});
+      },
+      "rotary: 5 parts after q and k, at most 4 are supported");
+}
+
+RotaryLayout layout_of(int64_t head_dim, std::vector<int64_t> rest, bool interleaved) {
+  RotaryLayout layout = layout_of(interleaved);
+  layout.head_dim = head_dim, layout.rest = std::move(rest);
+  return layout;
+}
+int64_t width_of(const RotaryLayout& layout) {
+  return 5 * layout.head_dim + layout.rest[0] + layout.rest[1];
+}
+// Heads and parts that are whole 16-byte pieces, and others.
+std::vector<RotaryLayout> gpu_layouts() {
+  std::vector<RotaryLayout> layouts;
+  for (const bool interleaved : {false, true})
+    for (const int64_t head_dim : {6, 16, 64})
+      for (const auto& rest : {std::vector<int64_t>{64, 128}, {5, 7}})
+        layouts.push_back(layout_of(head_dim, rest, interleaved));
+  return layouts;
 }
 
 TEST(RotaryGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
-  const auto wide_layout = [](bool interleaved) {  // whole 16-byte pieces
-    RotaryLayout layout = layout_of(interleaved);
-    layout.head_dim = 64, layout.rest = {64, 128};
-    return layout;
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const RotaryLayout& layout : gpu_layouts()) {
+      const at::Tensor x = random_normal({2, 33, width_of(layout)}, "x");
+      expect_equals_reference(op(layout), reference(layout), {x}, {}, dtype,
+                              2 * usual_tolerance(dtype), gpu);
+      expect_equals_reference(op(layout), reference(layout),
+                              {x, random_ints({2, 33}, 0, 500, "position")}, {}, dtype,
+                              2 * usual_tolerance(dtype), gpu);
+    }
+}
+
+TEST(RotaryGpu, TakesGradientsInStrides) {
+  const at::Device gpu = pick_device("cuda");
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const RotaryLayout& layout : gpu_layouts())
+      for (const int64_t batch : {1, 3})
+        expect_equals_reference(used(op(layout)), used(reference(layout)),
+                                {random_normal({batch, 33, width_of(layout)}, "x")}, {}, dtype,
+                                2 * usual_tolerance(dtype), gpu);
+}
+
+TEST(RotaryGpu, TakesRowsThatBeginAtAnyElement) {
+  const at::Device gpu = pick_device("cuda");
+  const RotaryLayout layout = layout_of(16, {32, 64}, false);
+  const int64_t width = width_of(layout);
+  const auto shifted = [&](auto of) {
+    return [=](const Tensors& in, const auto& parameters) -> Tensors {
+      return of({in[0].narrow(0, 1, 2 * 7 * width).view({2, 7, width})}, parameters);
+    };
   };
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
-    for (const bool interleaved : {false, true})
-      for (const RotaryLayout& layout : {layout_of(interleaved), wide_layout(interleaved)}) {
-        int64_t width = 5 * layout.head_dim;
-        for (const int64_t part : layout.rest) width += part;
-        const at::Tensor x = random_normal({2, 33, width}, "x");
-        expect_equals_reference(op(layout), reference(layout), {x}, {}, dtype,
-                                2 * usual_tolerance(dtype), gpu);
-        expect_equals_reference(op(layout), reference(layout),
-                                {x, random_ints({2, 33}, 0, 500, "position")}, {}, dtype,
-                                2 * usual_tolerance(dtype), gpu);
-      }
+    expect_equals_reference(shifted(op(layout)), shifted(reference(layout)),
+                            {random_normal({1 + 2 * 7 * width}, "x")}, {}, dtype,
+                            2 * usual_tolerance(dtype), gpu);
+}
+
+TEST(RotaryGpu, OutputsThatNobodyUsesGiveZeroGradients) {
+  const at::Device gpu = pick_device("cuda");
+  for (const RotaryLayout& layout : gpu_layouts())
+    for (size_t used = 0; used < 4; ++used) {
+      const at::Tensor x =
+          random_normal({2, 3, width_of(layout)}, "x").to(gpu, at::kBFloat16).requires_grad_();
+      torch::autograd::backward({op(layout)({x}, {})[used].sum()}, {});
+      int64_t first = 0;
+      const int64_t widths[] = {3 * layout.head_dim, 2 * layout.head_dim, layout.rest[0],
+                                layout.rest[1]};
+      for (size_t part = 0; part < 4; first += widths[part++])
+        EXPECT_EQ(x.grad().narrow(2, first, widths[part]).abs().sum().item<double>() > 0,
+                  part == used);
+    }
 }
 
 }  // namespace
