@@ -64,13 +64,31 @@ void handle(int signal) {
   remove_pending_after_exit();
   _exit(128 + signal);
 }
+// Sent by forward(): its value is the signal that the sender received.
+int forwarded_signal() { return SIGRTMIN; }
+
+void handle_forwarded(int /*signal*/, siginfo_t* info, void* /*context*/) {
+  int64_t first = 0;
+  if (g_first_ms.compare_exchange_strong(first, now_ms())) g_signal = info->si_value.sival_int;
+}
 }  // namespace
+
+void forward(int process, int signal) {
+  sigval value{};
+  value.sival_int = signal;
+  ::sigqueue(process, forwarded_signal(), value);
+}
 
 void install_handlers() {
   struct sigaction action {};
   action.sa_handler = handle;
   sigemptyset(&action.sa_mask);
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) sigaction(signal, &action, nullptr);
+  struct sigaction forwarded {};
+  forwarded.sa_sigaction = handle_forwarded;
+  forwarded.sa_flags = SA_SIGINFO;
+  sigemptyset(&forwarded.sa_mask);
+  sigaction(forwarded_signal(), &forwarded, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a file size limit fails the write, with a message
 }

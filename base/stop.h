@@ -6,9 +6,12 @@
 namespace ceiling::stop {
 
 void install_handlers();  // once, at the start of main
-int requested();          // the signal's number, or 0
-void check();             // throws Interrupted if requested
-void reset();             // for tests
+// Asks a process of ours to stop as `signal` would; asked twice it does no more than once, because
+// the process may have received the signal itself.
+void forward(int process, int signal);
+int requested();  // the signal's number, or 0
+void check();     // throws Interrupted if requested
+void reset();     // for tests
 
 // A temporary folder or file that an immediate exit (second signal) must not leave behind: a child
 // process removes it once this one is gone. At most 8 at a time; path up to 4095 bytes.

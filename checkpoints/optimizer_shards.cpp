@@ -17,16 +17,35 @@ int64_t metadata_number(const SafetensorsFile& file, const std::string& key) {
   return *value;
 }
 
+// The elements that a file holds, as its metadata says: "pieces", or "begin" and "end" in files of
+// before there were several.
+std::vector<std::pair<int64_t, int64_t>> pieces_of(const SafetensorsFile& file) {
+  const auto found = file.metadata().find("pieces");
+  if (found == file.metadata().end())
+    return {{metadata_number(file, "begin"), metadata_number(file, "end")}};
+  std::vector<std::pair<int64_t, int64_t>> pieces;
+  for (const std::string& text : split(found->second, ',')) {
+    if (text.empty()) continue;  // a rank that owns nothing
+    const std::vector<std::string> ends = split(text, '-');
+    const auto begin = parse_int(ends[0]), end = parse_int(ends.size() == 2 ? ends[1] : "");
+    if (!begin || !end || *begin > *end)
+      throw Error("{}: the metadata's pieces '{}' are not ranges", file.path(), found->second);
+    pieces.emplace_back(*begin, *end);
+  }
+  return pieces;
+}
+
 }  // namespace
 
 FileRecord write_optimizer_shard(const std::string& folder, const std::vector<NamedTensor>& buffers,
                                  const ShardRange& range, const std::string& layout_hash) {
-  const int64_t length = buffers.empty() ? 0 : buffers.front().value.numel();
+  std::string pieces;
+  for (const auto& [begin, end] : range.pieces)
+    pieces += fmt::format("{}{}-{}", pieces.empty() ? "" : ",", begin, end);
   return write_safetensors(folder + "/" + optimizer_shard_name(range.rank, range.n_ranks), buffers,
                            {{"rank", std::to_string(range.rank)},
                             {"n_ranks", std::to_string(range.n_ranks)},
-                            {"begin", std::to_string(range.begin)},
-                            {"end", std::to_string(range.begin + length)},
+                            {"pieces", pieces},
                             {"n_flat", std::to_string(range.n_flat)},
                             {"layout_hash", layout_hash}});
 }
@@ -44,19 +63,23 @@ OptimizerShards::OptimizerShards(const std::string& folder, const CheckpointMani
           "another model or program version",
           file->path());
     n_flat_ = metadata_number(*file, "n_flat");
-    const int64_t begin = metadata_number(*file, "begin"), end = metadata_number(*file, "end");
-    shards_.push_back({std::move(file), begin, end});
+    int64_t offset = 0;
+    for (const auto& [begin, end] : pieces_of(*file)) {
+      pieces_.push_back({file.get(), begin, end, offset});
+      offset += end - begin;
+    }
+    files_.push_back(std::move(file));
   }
-  std::sort(shards_.begin(), shards_.end(),
-            [](const Shard& a, const Shard& b) { return a.begin < b.begin; });
+  std::sort(pieces_.begin(), pieces_.end(),
+            [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
   int64_t covered = 0;
-  for (const Shard& shard : shards_) {
-    if (shard.begin != covered)
+  for (const Piece& piece : pieces_) {
+    if (piece.begin != covered)
       throw Error("{}: begins at element {}, {} was expected; a shard is missing or doubled",
-                  shard.file->path(), shard.begin, covered);
-    covered = shard.end;
+                  piece.file->path(), piece.begin, covered);
+    covered = piece.end;
   }
-  if (covered != n_flat_ || shards_.empty())
+  if (covered != n_flat_ || pieces_.empty())
     throw Error("{}: the optimizer shards hold {} of {} elements", folder, covered, n_flat_);
 }
 
@@ -65,11 +88,12 @@ void OptimizerShards::read(const std::string& name, int64_t begin, at::Tensor in
   if (begin < 0 || end > n_flat_)
     throw Error("{}: the optimizer state has {} elements, [{}, {}) of '{}' are needed", folder_,
                 n_flat_, begin, end, name);
-  for (const Shard& shard : shards_) {
-    const int64_t low = std::max(begin, shard.begin), high = std::min(end, shard.end);
+  for (const Piece& piece : pieces_) {
+    const int64_t low = std::max(begin, piece.begin), high = std::min(end, piece.end);
     if (low >= high) continue;
+    const int64_t shift = piece.offset - piece.begin;
     into.narrow(0, low - begin, high - low)
-        .copy_(shard.file->read_flat(name, low - shard.begin, high - shard.begin));
+        .copy_(piece.file->read_flat(name, low + shift, high + shift));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checkpoints/manifest.h"
@@ -13,10 +14,11 @@
 
 namespace ceiling {
 
-// Elements [begin, begin + numel of the tensors) of flat buffers of length n_flat.
+// Which elements of flat buffers of length n_flat a rank's buffers hold, one after the other.
 struct ShardRange {
   int64_t rank = 0, n_ranks = 1;
-  int64_t begin = 0, n_flat = 0;
+  int64_t n_flat = 0;
+  std::vector<std::pair<int64_t, int64_t>> pieces;  // [begin, end), ascending
 };
 
 // Into `folder`, named by rank. `buffers`: 1-D, of equal length.
@@ -32,12 +34,14 @@ class OptimizerShards {
   void read(const std::string& name, int64_t begin, at::Tensor into) const;
 
  private:
-  struct Shard {
-    std::unique_ptr<SafetensorsFile> file;
-    int64_t begin, end;
+  struct Piece {
+    const SafetensorsFile* file;
+    int64_t begin, end;  // of the flat buffer
+    int64_t offset;      // in the file's tensors
   };
   std::string folder_;
-  std::vector<Shard> shards_;  // by begin
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<Piece> pieces_;  // by begin
   int64_t n_flat_ = 0;
 };
 

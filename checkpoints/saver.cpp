@@ -26,6 +26,9 @@ CheckpointSaver::CheckpointSaver(CheckpointStore& store, bool asynchronous)
   store_.remove_abandoned();
 }
 
+CheckpointSaver::CheckpointSaver(CheckpointStore& store, bool asynchronous, MakeMeeting meetings)
+    : store_(store), asynchronous_(asynchronous), meetings_(std::move(meetings)) {}
+
 CheckpointSaver::~CheckpointSaver() {
   try {
     wait();
@@ -43,8 +46,9 @@ void CheckpointSaver::save(CheckpointContent content) {
   const double start = now_s();
   if (asynchronous_) snapshot(content);
   last_snapshot_s_ = now_s() - start;
-  const auto write = [this, start, content = std::move(content)] {
-    store_.save(content);
+  const std::shared_ptr<SaveMeeting> meeting = meetings_ ? meetings_(n_saves_++) : nullptr;
+  const auto write = [this, start, meeting, content = std::move(content)] {
+    store_.save(content, meeting.get());
     last_save_s_ = now_s() - start;
   };
   if (asynchronous_)

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <atomic>
+#include <functional>
 #include <future>
+#include <memory>
 
 #include "checkpoints/store.h"
 
@@ -12,9 +14,12 @@ namespace ceiling {
 
 class CheckpointSaver {
  public:
+  using MakeMeeting = std::function<std::unique_ptr<SaveMeeting>(int64_t n)>;  // of the n-th save
   // The caller alone saves into `store` (it holds the run's lock): what killed saves left is
   // removed. asynchronous false: save() returns when the checkpoint is durable.
   CheckpointSaver(CheckpointStore& store, bool asynchronous);
+  // One of several ranks that save together. Nothing is removed.
+  CheckpointSaver(CheckpointStore& store, bool asynchronous, MakeMeeting meetings);
   ~CheckpointSaver();  // waits; a failure that nobody asked for is logged
 
   // Returns after the snapshot. Waits for the save before it, and throws if that one failed.
@@ -28,6 +33,8 @@ class CheckpointSaver {
   void snapshot(CheckpointContent& content);
   CheckpointStore& store_;
   bool asynchronous_;
+  MakeMeeting meetings_;
+  int64_t n_saves_ = 0;
   at::Tensor host_;  // bytes of all tensors of a save
   std::atomic<double> last_snapshot_s_ = 0, last_save_s_ = 0;
   std::future<void> in_flight_;

@@ -105,17 +105,49 @@ std::optional<Checkpoint> CheckpointStore::latest_valid(
       folder_, infos.size(), newest_problem);
 }
 
-void CheckpointStore::save(const CheckpointContent& content) {
+namespace {
+
+// A rank's record of the file it wrote, or what went wrong, as one text.
+std::string shard_text(const FileRecord& record) {
+  return nlohmann::json{
+      {"name", record.name}, {"size", record.size_bytes}, {"sha256", record.sha256}}
+      .dump();
+}
+
+FileRecord shard_record(const std::string& text, int64_t rank) {
+  const auto json = nlohmann::json::parse(text);
+  if (json.contains("error")) throw Error("rank {}: {}", rank, json.at("error").get<std::string>());
+  return {json.at("name"), json.at("size"), json.at("sha256")};
+}
+
+std::string error_text(const std::exception& e) {
+  return nlohmann::json{{"error", e.what()}}.dump();
+}
+
+// What ranks other than the first do.
+void save_shard(const CheckpointContent& content, const ShardRange& range, SaveMeeting& meeting) {
+  const auto begun = nlohmann::json::parse(meeting.hear("folder", 0));
+  if (begun.contains("error")) return;  // rank 0 tells the user, and stops the run
+  const std::string key = "shard/" + std::to_string(meeting.rank());
   try {
-    const std::unique_ptr<PendingFolder> pending = begin(content.step);
-    ShardRange range = content.range;
-    if (range.n_flat == 0 && !content.flat.empty())
-      range.n_flat = content.flat.front().value.numel();
-    std::vector<FileRecord> shards;
-    if (!content.flat.empty())
-      shards.push_back(
-          write_optimizer_shard(pending->path(), content.flat, range, content.layout_hash));
-    finish(*pending, content, std::move(shards));
+    meeting.tell(key, shard_text(write_optimizer_shard(begun.at("path"), content.flat, range,
+                                                       content.layout_hash)));
+  } catch (const std::exception& e) {
+    meeting.tell(key, error_text(e));
+  }
+}
+
+}  // namespace
+
+void CheckpointStore::save(const CheckpointContent& content, SaveMeeting* meeting) {
+  ShardRange range = content.range;
+  if (range.n_flat == 0 && !content.flat.empty()) {
+    range.n_flat = content.flat.front().value.numel();
+    range.pieces = {{0, range.n_flat}};
+  }
+  if (meeting && meeting->rank() > 0) return save_shard(content, range, *meeting);
+  try {
+    save_first_rank(content, range, meeting);
   } catch (const std::exception& e) {  // Error, or a file system error of the library
     throw Error(
         "{}: the checkpoint ({}) was not saved: {} ({} are free). Earlier checkpoints are "
@@ -126,23 +158,32 @@ void CheckpointStore::save(const CheckpointContent& content) {
   remove_unkept(content.retention);
 }
 
-std::unique_ptr<PendingFolder> CheckpointStore::begin(int64_t step) const {
-  return std::make_unique<PendingFolder>(path_of(step));
-}
-
-void CheckpointStore::finish(PendingFolder& pending, const CheckpointContent& content,
-                             std::vector<FileRecord> shards) {
+void CheckpointStore::save_first_rank(const CheckpointContent& content, const ShardRange& range,
+                                      SaveMeeting* meeting) {
+  std::unique_ptr<PendingFolder> pending;
+  try {
+    pending = std::make_unique<PendingFolder>(path_of(content.step));
+  } catch (const std::exception& e) {
+    if (meeting) meeting->tell("folder", error_text(e));
+    throw;
+  }
+  if (meeting) meeting->tell("folder", nlohmann::json{{"path", pending->path()}}.dump());
   CheckpointManifest manifest;
   manifest.step = content.step;
   manifest.permanent =
       content.retention.keep_every > 0 && content.step % content.retention.keep_every == 0;
   manifest.created = utc_now();
-  manifest.files = std::move(shards);
-  write_weights(pending.path(), content, manifest.files);
-  write_texts(pending.path(), content, manifest.files);
-  write_manifest(pending.path(), manifest);
+  if (!content.flat.empty())
+    manifest.files.push_back(
+        write_optimizer_shard(pending->path(), content.flat, range, content.layout_hash));
+  write_weights(pending->path(), content, manifest.files);
+  write_texts(pending->path(), content, manifest.files);
+  for (int64_t rank = 1; meeting && rank < meeting->size(); ++rank)
+    manifest.files.push_back(
+        shard_record(meeting->hear("shard/" + std::to_string(rank), rank), rank));
+  write_manifest(pending->path(), manifest);
   // Replaces a damaged one of the same step that the resume skipped.
-  pending.commit(/*replace=*/true);
+  pending->commit(/*replace=*/true);
 }
 
 void CheckpointStore::remove_unkept(const Retention& retention) const {

@@ -37,6 +37,17 @@ struct CheckpointContent {
   Retention retention;
 };
 
+// How the ranks that save one checkpoint together exchange words. Used by the thread that saves.
+class SaveMeeting {
+ public:
+  virtual ~SaveMeeting() = default;
+  virtual int64_t rank() const = 0;
+  virtual int64_t size() const = 0;
+  virtual void tell(const std::string& key, const std::string& value) = 0;
+  // Waits for the word; Error if the rank that should give it is gone or silent.
+  virtual std::string hear(const std::string& key, int64_t from_rank) = 0;
+};
+
 struct CheckpointInfo {
   std::string name, path;
   int64_t step = 0;
@@ -61,15 +72,11 @@ class CheckpointStore {
   std::optional<Checkpoint> latest_valid(
       const std::function<void(const std::string&, const std::string&)>& on_skip) const;
 
-  // Writes a checkpoint of one rank, then removes what retention does not keep. On failure: an
-  // Error with path and bytes, no trace of the new checkpoint, the earlier ones untouched.
-  void save(const CheckpointContent& content);
-
-  // The same in steps, for several ranks: rank 0 begins and tells the others the folder's path,
-  // every rank calls write_optimizer_shard() on it, rank 0 finishes with everyone's records.
-  std::unique_ptr<PendingFolder> begin(int64_t step) const;
-  void finish(PendingFolder& pending, const CheckpointContent& content,
-              std::vector<FileRecord> shards);
+  // Writes a checkpoint, then removes what retention does not keep. On failure: an Error with path
+  // and bytes, no trace of the new checkpoint, the earlier ones untouched. With several ranks all
+  // must call it: each writes its own optimizer shard into a folder that all can reach, rank 0 the
+  // rest.
+  void save(const CheckpointContent& content, SaveMeeting* meeting = nullptr);
 
   // What saves that were killed have left. Only for the process that alone may save here.
   void remove_abandoned() const;
@@ -77,6 +84,8 @@ class CheckpointStore {
   double bytes_needed(int64_t n_flat, int64_t keep_last) const;
 
  private:
+  void save_first_rank(const CheckpointContent& content, const ShardRange& range,
+                       SaveMeeting* meeting);
   void remove_unkept(const Retention& retention) const;
   std::string path_of(int64_t step) const { return folder_ + "/" + checkpoint_name(step); }
   std::string folder_;

@@ -150,7 +150,7 @@ std::optional<Batch> Loader::next() {
   while (shared.ready.empty() && !shared.finished) {
     shared.changed.wait_for(lock, kPoll);
     if (!shared.ready.empty() || shared.finished) break;
-    stop::check();
+    if (shared.options.interruptible) stop::check();
     if (const int64_t now = shared.n_read; now != n_read)
       n_read = now, last_progress = Clock::now();
     if (seconds_since(last_progress) < shared.options.timeout_s) continue;

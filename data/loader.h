@@ -32,8 +32,9 @@ struct LoaderOptions {
   // Stop there: the last step may be short. Unset: never if shuffled, else after one pass.
   std::optional<int64_t> end_position;
   int64_t rank = 0, world_size = 1;
-  int64_t prefetch = 2;    // steps read ahead
-  double timeout_s = 300;  // a read that takes longer is an Error naming shard and rank
+  int64_t prefetch = 2;       // steps read ahead
+  double timeout_s = 300;     // a read that takes longer is an Error naming shard and rank
+  bool interruptible = true;  // false: next() goes on waiting when asked to stop
   // Page-locked memory where a GPU copies from it; default: plain memory. Freed by the returned
   // owner. Called by the reader thread.
   std::function<std::shared_ptr<void>(size_t size_bytes)> allocate;
@@ -62,7 +63,7 @@ class Loader {
   explicit Loader(const LoaderOptions& options);
   ~Loader();
   // Empty at the end. Throws what went wrong in the reader thread, Interrupted if asked to stop
-  // while waiting.
+  // while waiting (unless not interruptible).
   std::optional<Batch> next();
   int64_t samples_per_epoch() const;  // of the first part; of one pass if not shuffled
   // With shuffle == false: samples that cover every target of every part once; the last of a part

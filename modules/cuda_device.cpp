@@ -11,11 +11,13 @@ namespace {
 
 class Graph final : public CapturedWork {
  public:
-  explicit Graph(const std::function<void()>& work) {
+  Graph(const std::function<void()>& work, const CapturedWork* beside) {
+    const auto* shared = static_cast<const Graph*>(beside);
     // The graph has memory of its own; what earlier runs left in the cache would stay beside it.
     c10::cuda::CUDACachingAllocator::emptyCache();
     // Relaxed: the backward pass launches from autograd's own thread.
-    graph_.capture_begin({0, 0}, cudaStreamCaptureModeRelaxed);
+    graph_.capture_begin(shared ? shared->pool_ : at::cuda::MempoolId_t{0, 0},
+                         cudaStreamCaptureModeRelaxed);
     try {
       work();
     } catch (...) {
@@ -26,16 +28,19 @@ class Graph final : public CapturedWork {
       throw;
     }
     graph_.capture_end();
+    pool_ = graph_.pool();
   }
   void replay() override { graph_.replay(); }
 
  private:
   at::cuda::CUDAGraph graph_;
+  at::cuda::MempoolId_t pool_{0, 0};
 };
 
 [[maybe_unused]] const bool registered = [] {
-  cuda_runtime.capture = [](const std::function<void()>& work) -> std::unique_ptr<CapturedWork> {
-    return std::make_unique<Graph>(work);
+  cuda_runtime.capture = [](const std::function<void()>& work,
+                            const CapturedWork* beside) -> std::unique_ptr<CapturedWork> {
+    return std::make_unique<Graph>(work, beside);
   };
   cuda_runtime.current_stream = [](int device) -> void* {
     return c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream();

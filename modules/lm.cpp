@@ -68,16 +68,28 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const Segments& segme
   }
 
   if (trace) trace->clear();
+  if (observer) observer->before_forward(-1);
   at::Tensor x = embedding(tokens, embedding_, options_.embedding_scale);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     Block& block = *blocks_[i];
+    if (observer) observe(x, static_cast<int64_t>(i));
     if (recompute == Recompute::kBlock && !state && at::GradMode::is_enabled())
       x = recomputed(block, x, context);
     else
       x = block.forward(x, context, state ? &state->layers[i] : nullptr);
     if (trace) trace->push_back(x.detach());
   }
+  if (observer) observer->before_forward(n_layers());
   return rms_norm(x, norm_, options_.norm_eps);
+}
+
+// The gradient of a layer's input is complete when all of the layer's nodes have run: those of its
+// parameters too, because autograd takes nodes that are ready in the reverse order of their making.
+void LanguageModel::observe(const at::Tensor& input, int64_t layer) {
+  observer->before_forward(layer);
+  if (input.requires_grad())
+    input.register_hook(
+        [this, layer](const at::Tensor& /*grad*/) { observer->after_backward(layer); });
 }
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) {

@@ -25,6 +25,19 @@ enum class Recompute {
   kBlock
 };  // kBlock: keep only each block's input, run it again in the backward pass
 
+// Hears where a pass through the model is, so that communication can run beside it. Layers count
+// from 0; the embedding is -1, final norm and head are n_layers.
+class PassObserver {
+ public:
+  virtual ~PassObserver() = default;
+  // Forward: the weights of `layer` are about to be read.
+  virtual void before_forward(int64_t layer) = 0;
+  // Backward: the gradients of `layer` and of all after it are complete (an untied head's before
+  // any). Not called for the embedding, whose gradient is the last, nor where `layer` has no input
+  // that needs a gradient.
+  virtual void after_backward(int64_t layer) = 0;
+};
+
 struct LossOptions {
   double scale = 1;   // loss = scale * sum of token losses: 1 / targets of the whole global batch
   double z_loss = 0;  // adds scale * z_loss * sum of log^2 Z
@@ -60,6 +73,8 @@ class LanguageModel final : public Module {
   // targets [B, T] int32, -1 = ignored. The backward pass adds into every Parameter::grad.
   LossOutput loss(const at::Tensor& hidden, const at::Tensor& targets, const LossOptions& options);
 
+  PassObserver* observer = nullptr;  // heard by hidden() and its backward pass, if set
+
   // Residual stream after each block, for tests against golden values: filled by hidden() if set.
   std::vector<at::Tensor>* trace = nullptr;
 
@@ -74,6 +89,7 @@ class LanguageModel final : public Module {
   double state_bytes(int64_t n_tokens, int64_t element_bytes) const;  // one sequence, all layers
 
  private:
+  void observe(const at::Tensor& input, int64_t layer);
   Options options_;
   Parameter& embedding_;
   std::vector<Block*> blocks_;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "base/error.h"
 #include "base/stop.h"
 #include "train/device_batch.h"
 
@@ -12,36 +13,65 @@ namespace ceiling {
 
 double EvaluationResult::perplexity() const { return std::exp(nats); }
 
+namespace {
+
+// One rank's sums; all ranks' of equal numbers of batches.
+struct Sums {
+  double nats = 0, n_targets = 0, n_samples = 0;
+};
+
+// The sums over ranks so far. Throws Interrupted on every rank if one was asked to stop.
+Sums agree(Communicator& world, const Sums& mine) {
+  Sums total;
+  int signal = 0;
+  for (const auto& numbers : world.gather_numbers(
+           {mine.nats, mine.n_targets, mine.n_samples, static_cast<double>(stop::requested())},
+           "evaluation")) {
+    total.nats += numbers[0], total.n_targets += numbers[1], total.n_samples += numbers[2];
+    if (signal == 0) signal = static_cast<int>(numbers[3]);
+  }
+  if (signal != 0) throw Interrupted(signal);
+  return total;
+}
+
+}  // namespace
+
 EvaluationResult evaluate(LanguageModel& model, LoaderOptions loader_options,
-                          const EvaluationOptions& options, at::Device device) {
+                          const EvaluationOptions& options, at::Device device,
+                          Communicator* several) {
   at::NoGradGuard no_grad;
+  SelfCommunicator alone;
+  Communicator& world = several ? *several : alone;
   const auto start = std::chrono::steady_clock::now();
   loader_options.shuffle = false;
   loader_options.first_position = 0;
-  loader_options.global_batch = options.micro_batch;
+  loader_options.global_batch = options.micro_batch * loader_options.world_size;
   loader_options.end_position = Loader::evaluation_samples(loader_options);
   if (options.max_samples > 0)
     loader_options.end_position = std::min(*loader_options.end_position, options.max_samples);
   Loader loader(loader_options);
   EvaluationResult result;
-  double total_nats = 0;
+  Sums mine, total;
   while (const auto batch = loader.next()) {
-    stop::check();
-    const DeviceBatch on_device = to_device(*batch, 0, batch->n_samples, device);
-    const at::Tensor hidden = model.hidden(on_device.tokens, on_device.segments, nullptr);
-    // Per-token losses in fp32, added up in fp64 on the CPU: the sum does not depend on how samples
-    // were grouped.
-    const at::Tensor losses =
-        model.loss(hidden, on_device.targets, {.scale = 1, .z_loss = 0, .per_token = true})
-            .token_loss;
-    total_nats += losses.to(at::kDouble).sum().item<double>();
-    result.n_targets += batch->n_targets;
-    result.n_samples += batch->n_samples;
-    if (result.n_targets > 0) result.nats = total_nats / static_cast<double>(result.n_targets);
+    if (batch->n_samples > 0) {  // the tail may leave nothing for this rank
+      const DeviceBatch on_device = to_device(*batch, 0, batch->n_samples, device);
+      const at::Tensor hidden = model.hidden(on_device.tokens, on_device.segments, nullptr);
+      // Per-token losses in fp32, added up in fp64 on the CPU: the sum does not depend on how
+      // samples were grouped.
+      const at::Tensor losses =
+          model.loss(hidden, on_device.targets, {.scale = 1, .z_loss = 0, .per_token = true})
+              .token_loss;
+      mine.nats += losses.to(at::kDouble).sum().item<double>();
+      mine.n_targets += static_cast<double>(batch->n_targets);
+      mine.n_samples += static_cast<double>(batch->n_samples);
+    }
+    total = agree(world, mine);
+    result.n_targets = static_cast<int64_t>(total.n_targets);
+    result.n_samples = static_cast<int64_t>(total.n_samples);
+    if (result.n_targets > 0) result.nats = total.nats / total.n_targets;
     if (options.on_progress)
-      options.on_progress(
-          static_cast<double>(result.n_samples) / static_cast<double>(*loader_options.end_position),
-          result);
+      options.on_progress(total.n_samples / static_cast<double>(*loader_options.end_position),
+                          result);
   }
   const double bytes_per_token = loader.text_bytes_per_token();
   if (bytes_per_token > 0) result.bits_per_byte = result.nats / std::log(2.0) / bytes_per_token;

@@ -6,6 +6,7 @@
 
 #include "data/loader.h"
 #include "modules/lm.h"
+#include "parallel/communicator.h"
 
 namespace ceiling {
 
@@ -18,7 +19,7 @@ struct EvaluationResult {
 };
 
 struct EvaluationOptions {
-  int64_t micro_batch = 8;
+  int64_t micro_batch = 8;  // samples at once on one rank
   int64_t max_samples = 0;  // the first samples only; 0: all
   // Called after each batch with the share done; long evaluations show progress and poll for
   // signals with it.
@@ -27,7 +28,10 @@ struct EvaluationOptions {
 
 // `loader` describes the data (parts, split, context, cross_document); order and batch are set
 // here.
+// With `world`, all ranks must call it: each takes its part (loader.rank), all get the sum, and a
+// request to stop that any of them has received ends it on all of them.
 EvaluationResult evaluate(LanguageModel& model, LoaderOptions loader,
-                          const EvaluationOptions& options, at::Device device);
+                          const EvaluationOptions& options, at::Device device,
+                          Communicator* world = nullptr);
 
 }  // namespace ceiling

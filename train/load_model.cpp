@@ -77,8 +77,7 @@ nlohmann::json load_initial_weights(const std::string& path, ModelSection& model
         "section as it is there; keys that say the same in other words may stay",
         checkpoint.path(), changes_text(difference(theirs, model).matters));
   require_tokenizer(checkpoint.state(), tokenizer, "train.init_from: the dataset");
-  checkpoint.load_weights(store.named_masters());
-  store.sync_compute();
+  store.load([&](const auto& named) { checkpoint.load_weights(named); });
   const FileRecord* file = checkpoint.manifest().find(kWeightsName);
   return {{"path", checkpoint.path()},
           {"step", checkpoint.state().at("step")},
@@ -113,8 +112,7 @@ LoadedModel load_model(const std::string& path, at::Device device, at::ScalarTyp
   loaded.model = loaded.config.config->build();
   loaded.store = std::make_unique<ParameterStore>(*loaded.model, device, compute, /*seed=*/1,
                                                   /*with_optimizer=*/false);
-  checkpoint.load_weights(loaded.store->named_masters());
-  loaded.store->sync_compute();
+  loaded.store->load([&](const auto& named) { checkpoint.load_weights(named); });
   const nlohmann::json& tokenizer = loaded.state.at("tokenizer");
   const std::string name = tokenizer.at("name");
   const std::string model_file = checkpoint.path() + "/tokenizer.model";

@@ -35,6 +35,11 @@ void start_logging() {
   spdlog::set_default_logger(logger);
 }
 
+void speak_from_warnings_up(int64_t rank) {
+  spdlog::default_logger()->set_level(spdlog::level::warn);
+  spdlog::default_logger()->set_pattern(fmt::format("%H:%M:%S %^%L%$ [rank {}] %v", rank));
+}
+
 void log_to_file(const std::string& path) {
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);

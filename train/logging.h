@@ -1,11 +1,14 @@
 // Where log lines go: the console and RUN/log.txt. The only place that sets spdlog's sinks.
 #pragma once
+#include <cstdint>
 #include <string>
 
 namespace ceiling {
 
 // Console only, at the start of every command.
 void start_logging();
+// Of this process only warnings and errors are written from here on, marked with its rank.
+void speak_from_warnings_up(int64_t rank);
 // Adds RUN/log.txt, appended to over resumes.
 void log_to_file(const std::string& path);
 

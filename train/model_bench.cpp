@@ -63,7 +63,7 @@ TrainingTimes time_training(RunConfig config, int64_t vocab_size, int64_t steps)
   const auto stream = own_stream(device);
   const at::ScalarType compute = compute_dtype(config.train.precision, device);
   const std::unique_ptr<LanguageModel> model = build_model(config, vocab_size);
-  const ParameterStore store(*model, device, compute, static_cast<uint64_t>(config.run.seed));
+  ParameterStore store(*model, device, compute, static_cast<uint64_t>(config.run.seed));
   const auto groups = store.groups(config.train.weight_decay);
   const int64_t micro_size = std::min(micro_batch(config, device), config.train.global_batch);
   const Batch batch =
@@ -84,13 +84,12 @@ TrainingTimes time_training(RunConfig config, int64_t vocab_size, int64_t steps)
     at::NoGradGuard no_grad;
     const at::Tensor sums = at::stack({micro.total(), squared_norm(store.grad)}).cpu();
     const double norm = std::sqrt(sums[1].item<double>());
-    adamw(store.master, store.grad, store.m, store.v, store.compute, groups,
-          {.lr = config.train.lr / 100,
-           .beta1 = config.train.beta1,
-           .beta2 = config.train.beta2,
-           .eps = config.train.eps,
-           .step = ++t,
-           .grad_scale = norm > 1 ? 1 / norm : 1});
+    store.update(groups, {.lr = config.train.lr / 100,
+                          .beta1 = config.train.beta1,
+                          .beta2 = config.train.beta2,
+                          .eps = config.train.eps,
+                          .step = ++t,
+                          .grad_scale = norm > 1 ? 1 / norm : 1});
   };
   TrainingTimes times;
   times.n_parameters = model->n_parameters();

@@ -149,7 +149,14 @@ void ParallelSection::fields(Fields& f) {
   f("zero", zero, Between{0, 1},
     "1: each process keeps a part of the optimizer's state (ZeRO-1); 0: all of it");
   f("ranks", ranks, "auto", AtLeast{1},
-    "processes that train together; auto: as --gpus or the launcher says, else 1");
+    "processes that train together; more than 1 are started by this command. auto: as --gpus, "
+    "--ranks or the launcher (torchrun, srun, mpirun) says, else 1");
+  f("bucket_mib", bucket_mib, AtLeast{1},
+    "gradients are communicated in pieces of whole layers and at least this many MiB");
+  f("timeout", timeout, "never",
+    "a rank that others wait for longer than this is given up, and the run with it");
+  f("check_every", check_every, "never", AtLeast{1},
+    "steps between checks that all ranks hold bitwise equal weights");
 }
 
 void LogSection::fields(Fields& f) {

@@ -100,6 +100,9 @@ struct CheckpointSection {
 struct ParallelSection {
   int64_t zero = 1;
   std::optional<int64_t> ranks;
+  int64_t bucket_mib = 64;
+  std::optional<Duration> timeout = Duration{1800};
+  std::optional<int64_t> check_every = 1000;
   void fields(Fields& f);
 };
 

@@ -32,11 +32,14 @@ std::string summarize_names(const std::vector<std::string>& names) {
 }
 }  // namespace
 
-at::Device setup_device(const RunConfig& config) {
-  if (config.run.threads) at::set_num_threads(static_cast<int>(*config.run.threads));
+at::Device setup_device(const RunConfig& config, int64_t local_rank, int64_t local_size) {
+  if (config.run.threads)
+    at::set_num_threads(static_cast<int>(*config.run.threads));
+  else if (local_size > 1)
+    at::set_num_threads(std::max(1, at::get_num_threads() / static_cast<int>(local_size)));
   // Decaying states become denormal numbers, which slow a CPU 10 to 50 times.
   at::globalContext().setFlushDenormal(true);
-  const at::Device device = pick_device(config.run.device);
+  const at::Device device = pick_device(config.run.device, local_rank);
   if (config.train.deterministic) {
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
     at::globalContext().setSDPUseCuDNN(false);  // its backward is not deterministic
@@ -94,8 +97,12 @@ void ensure_data(const RunConfig& config) {
                 data.path);
 }
 
-LoaderOptions loader_options(const RunConfig& config, Split split, at::Device device) {
+LoaderOptions loader_options(const RunConfig& config, Split split, at::Device device, int64_t rank,
+                             int64_t world_size) {
   LoaderOptions options;
+  options.rank = rank, options.world_size = world_size;
+  // One rank alone must not turn back in the middle of a step.
+  options.interruptible = world_size == 1;
   for (const auto& part : config.data.mixture) options.parts.push_back({part.path, part.weight});
   if (options.parts.empty()) options.parts.push_back({config.data.path, 1.0});
   options.split = split;
@@ -127,17 +134,20 @@ std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size
   return config.model.config->build();
 }
 
-int64_t micro_batch(const RunConfig& config, at::Device device) {
+int64_t micro_batch(const RunConfig& config, at::Device device, int64_t world_size) {
   if (config.train.micro_batch) return *config.train.micro_batch;
   // A CPU is fastest while a micro-batch's activations stay near its caches; a GPU needs work for
   // all its units.
   const int64_t tokens = device.is_cpu() ? 4096 : 32768;
-  return std::clamp<int64_t>(tokens / config.data.context, 1, config.train.global_batch);
+  const int64_t most = (config.train.global_batch + world_size - 1) / world_size;  // of a rank
+  return std::clamp<int64_t>(tokens / config.data.context, 1, most);
 }
 
 std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device,
-                                         at::ScalarType compute, const Peak& peak) {
-  const int64_t context = config.data.context, micro = micro_batch(config, device);
+                                         at::ScalarType compute, const Peak& peak,
+                                         int64_t world_size) {
+  const int64_t context = config.data.context;
+  const int64_t micro = micro_batch(config, device, world_size);
   const int64_t compute_bytes = static_cast<int64_t>(at::elementSize(compute));
   const auto n = static_cast<double>(model.n_parameters());
   const double flops = 3 * model.flops_per_token(context);
@@ -153,7 +163,11 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
   }
   activations *= static_cast<double>(micro * context * compute_bytes);
   if (config.train.recompute == "block") activations /= static_cast<double>(model.n_layers());
-  const double buffers = n * (compute == at::kBFloat16 ? 18 : 16);
+  // Per parameter and process: gradient 4; the compute copy, which fp32 needs only where the master
+  // is in parts; master and two moments 12, with ZeRO-1 shared out.
+  const bool sharded = world_size > 1 && config.parallel.zero == 1;
+  const double copy = compute == at::kBFloat16 ? 2 : sharded ? 4 : 0;
+  const double buffers = n * (4 + copy + 12 / (sharded ? static_cast<double>(world_size) : 1.0));
 
   std::vector<DescriptionRow> rows;
   const auto row = [&](std::string key, std::string value) {
@@ -182,16 +196,26 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
   row("steps", fmt::format("{} of {} sequences x {} tokens", format_thousands(config.total_steps()),
                            config.train.global_batch, context));
   row("tokens", format_count(tokens));
-  row("micro-batch", fmt::format("{} sequences, {} per step", micro,
-                                 (config.train.global_batch + micro - 1) / micro));
+  const int64_t per_rank = (config.train.global_batch + world_size - 1) / world_size;
+  row("micro-batch",
+      fmt::format("{} sequences, {} per step", micro, (per_rank + micro - 1) / micro));
+  if (world_size > 1)
+    row("ranks",
+        fmt::format("{}, {} sequences each; {}", world_size,
+                    config.train.global_batch % world_size == 0
+                        ? std::to_string(per_rank)
+                        : fmt::format("{} or {}", config.train.global_batch / world_size, per_rank),
+                    sharded ? "each keeps its part of the optimizer (ZeRO-1)"
+                            : "each keeps the whole optimizer"));
   row("precision", fmt::format("{} compute, fp32 master weights, gradients and moments",
                                precision_name(compute)));
   row("device", device.is_cpu() ? fmt::format("cpu, {} threads", at::get_num_threads())
                                 : device_name(device));
   row("memory estimate",
-      fmt::format("{}: weights and optimizer {}, activations about {}; {} there",
-                  format_bytes(buffers + activations), format_bytes(buffers),
-                  format_bytes(activations), format_bytes(memory_total_bytes(device))));
+      fmt::format("{}{}: weights and optimizer {}, activations about {}; {} there",
+                  world_size > 1 ? "per rank " : "", format_bytes(buffers + activations),
+                  format_bytes(buffers), format_bytes(activations),
+                  format_bytes(memory_total_bytes(device))));
   row("total work", fmt::format("{} FLOP", format_count(flops * tokens)));
   row("mfu", fmt::format("tok/s x FLOPs per token / {} FLOP/s ({})", format_count(peak.flops_per_s),
                          peak.source));

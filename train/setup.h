@@ -19,8 +19,9 @@
 namespace ceiling {
 
 // Threads, device and determinism as the config says. Returns the device; the CUDA library is
-// loaded if it is a GPU.
-at::Device setup_device(const RunConfig& config);
+// loaded if it is a GPU. Of several processes on this host each takes its own GPU, or its share of
+// the processor's threads.
+at::Device setup_device(const RunConfig& config, int64_t local_rank = 0, int64_t local_size = 1);
 
 // Work of this thread goes to a stream of its own while the guard lives: what the default stream
 // does cannot be recorded as a graph. Nothing on a CPU.
@@ -33,7 +34,8 @@ std::string precision_name(at::ScalarType dtype);  // "fp32", "bf16"
 // Prepares data.source once, if the config names one. Error if there is no dataset at data.path.
 void ensure_data(const RunConfig& config);
 
-LoaderOptions loader_options(const RunConfig& config, Split split, at::Device device);
+LoaderOptions loader_options(const RunConfig& config, Split split, at::Device device,
+                             int64_t rank = 0, int64_t world_size = 1);
 
 // The vocabulary the model will have: the dataset's, or the tokenizer spec's while the dataset is
 // still to be made.
@@ -43,10 +45,11 @@ int64_t vocabulary(const RunConfig& config);
 std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size);
 
 // Samples per micro-batch: the config's, or a choice for the device.
-int64_t micro_batch(const RunConfig& config, at::Device device);
+int64_t micro_batch(const RunConfig& config, at::Device device, int64_t world_size = 1);
 
 // What will happen, before step 1 and for --dry-run.
 std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device,
-                                         at::ScalarType compute, const Peak& peak);
+                                         at::ScalarType compute, const Peak& peak,
+                                         int64_t world_size = 1);
 
 }  // namespace ceiling

@@ -20,7 +20,9 @@
 #include "checkpoints/store.h"
 #include "modules/ops/device.h"
 #include "modules/ops/grad_norm/grad_norm.h"
-#include "parallel/communicator.h"
+#include "parallel/launcher.h"
+#include "train/consumed_log.h"
+#include "train/data_parallel.h"
 #include "train/evaluate.h"
 #include "train/load_model.h"
 #include "train/logging.h"
@@ -32,6 +34,8 @@
 #include "train/selftest.h"
 #include "train/setup.h"
 #include "train/spike.h"
+#include "train/step_agreement.h"
+#include "train/world.h"
 
 namespace ceiling {
 
@@ -72,7 +76,8 @@ struct Progress {
 
 class Trainer {
  public:
-  explicit Trainer(RunConfig config);
+  // `world` must outlive it.
+  Trainer(RunConfig config, World& world);
   int run();
 
  private:
@@ -80,11 +85,16 @@ class Trainer {
   void report_start();
   bool take_step();  // false where the data ends
   void run_micro_batches(const Batch& batch);
-  bool update_parameters(const Batch& batch);
+  StepReports agree(const Batch& batch);
+  bool update_parameters(const StepReports& reports);
   double most_targets() const {
     return static_cast<double>(config_.train.global_batch * config_.data.context);
   }
-  [[noreturn]] void stop_at_nonfinite(double loss, double norm, const Batch& batch);
+  [[noreturn]] void stop_at_nonfinite(double loss, double norm, const StepReports& reports);
+  // Whether any rank was asked to stop; all ranks must ask.
+  bool stop_requested();
+  bool out_of_time() const;
+  void check_weights_are_equal();
   void log_step(double loss, double lr, double wait_s);
   void evaluate_and_sample();
   void save(bool last);
@@ -92,14 +102,14 @@ class Trainer {
   double now_training_s() const { return progress_.train_s + session_train_s_; }
 
   RunConfig config_;
+  World& world_;
   std::string dir_;
-  SelfCommunicator world_;
   at::Device device_;
   std::optional<c10::StreamGuard> stream_;
   at::ScalarType compute_;
   int64_t steps_;
   int64_t micro_batch_;
-  RunLock lock_;
+  std::optional<RunLock> lock_;  // of rank 0
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<ParameterStore> store_;
@@ -109,14 +119,19 @@ class Trainer {
   std::unique_ptr<CheckpointStore> checkpoints_;
   std::unique_ptr<CheckpointSaver> saver_;
   std::unique_ptr<Loader> loader_;
+  std::unique_ptr<DataParallel> ranks_;
   std::unique_ptr<MicroStep> micro_step_;
-  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<Metrics> metrics_;       // of rank 0
+  std::unique_ptr<ConsumedLog> consumed_;  // of rank 0
   StatusLine status_;
   Peak peak_;
   Progress progress_;
   nlohmann::json data_description_;
   nlohmann::json init_from_;  // null: random weights
   int64_t saved_step_ = -1;
+  int stop_signal_ = 0;      // agreed: some rank was asked to stop
+  bool time_is_up_ = false;  // agreed
+  double start_s_ = now_s();
 
   // Since the last log line.
   double interval_train_s_ = 0, interval_wait_s_ = 0;
@@ -126,20 +141,28 @@ class Trainer {
   double step_loss_ = 0, step_norm_ = 0;
 };
 
-Trainer::Trainer(RunConfig config)
+Trainer::Trainer(RunConfig config, World& world)
     : config_(std::move(config)),
+      world_(world),
       dir_(config_.run.dir),
-      device_(setup_device(config_)),
+      device_(setup_device(config_, world.local_rank(), world.local_size())),
       stream_(own_stream(device_)),
       compute_(compute_dtype(config_.train.precision, device_)),
       steps_(config_.total_steps()),
-      micro_batch_(micro_batch(config_, device_)),
-      lock_((require_writable_folder(dir_, "the run folder"), dir_)),
+      micro_batch_(micro_batch(config_, device_, world.size())),
       spikes_(config_.train.spike.window, config_.train.spike.threshold),
-      status_(config_.log.progress) {
-  log_to_file(dir_ + "/log.txt");
-  ensure_data(config_);
-  LoaderOptions data = loader_options(config_, Split::kTrain, device_);
+      status_(world.first() ? config_.log.progress : "off") {
+  world_.require_same_start(config_);
+  world_.use(device_);
+  world_.first_does("preparing the data", [&] {
+    require_writable_folder(dir_, "the run folder");
+    lock_.emplace(dir_);
+    log_to_file(dir_ + "/log.txt");
+    ensure_data(config_);
+  });
+  if (!world_.first()) log_to_file(dir_ + "/log.txt");
+  LoaderOptions data =
+      loader_options(config_, Split::kTrain, device_, world_.rank(), world_.size());
   tokenizer_ = dataset_tokenizer(DatasetReader(data.parts[0].path));
   model_ = build_model(config_, tokenizer_->info().vocab_size);
   checkpoints_ = std::make_unique<CheckpointStore>(dir_ + "/checkpoints");
@@ -154,20 +177,27 @@ Trainer::Trainer(RunConfig config)
           .scale = 1.0 / most_targets(),
           .z_loss = config_.train.z_loss,
           .recompute = config_.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone,
-          .graph = config_.train.cuda_graph});
+          .graph = config_.train.cuda_graph},
+      world_.size() > 1 ? ranks_.get() : nullptr);
 }
 
 // Continues from the newest valid checkpoint of this folder, if any; refuses if config or data
 // changed in a way that matters.
 void Trainer::resume() {
-  const auto found =
-      checkpoints_->latest_valid([](const std::string& name, const std::string& why) {
-        spdlog::warn("{}: skipped, {}", name, why);
-      });
+  // Rank 0 looks at every byte; the others open what it found.
+  std::optional<Checkpoint> found;
+  if (world_.first())
+    found = checkpoints_->latest_valid([](const std::string& name, const std::string& why) {
+      spdlog::warn("{}: skipped, {}", name, why);
+    });
+  const std::string newest =
+      world_.from_first(found ? found->path() : "", "the choice of a checkpoint");
+  if (!world_.first() && !newest.empty()) found.emplace(newest, Verify::kSizes);
   const std::string config_file = dir_ + "/config.yaml";
   LoaderOptions data = loader_options(config_, Split::kTrain, device_);
   const Loader description(data);
   data_description_ = description.describe();
+  world_.require_same_data(data_description_);
   nlohmann::json state;
   if (found) {
     state = found->state();
@@ -195,8 +225,12 @@ void Trainer::resume() {
     if (config_.train.precision == "auto") compute_ = compute_dtype(state.at("precision"), device_);
     if (!config_.train.micro_batch) micro_batch_ = state.at("micro_batch");
   }
-  store_ = std::make_unique<ParameterStore>(*model_, device_, compute_,
-                                            static_cast<uint64_t>(config_.run.seed));
+  const int64_t bucket_elements = config_.parallel.bucket_mib * (1 << 20) / 4;
+  store_ = std::make_unique<ParameterStore>(
+      *model_, device_, compute_, static_cast<uint64_t>(config_.run.seed), /*with_optimizer=*/true,
+      cut_for_ranks(ParameterStore::lay_out(*model_), world_.communicator(), config_.parallel.zero,
+                    bucket_elements));
+  ranks_ = std::make_unique<DataParallel>(world_.communicator(), *store_, *model_, bucket_elements);
   groups_ = store_->groups(config_.train.weight_decay);
   const TrainSection& t = config_.train;
   schedule_ = {.shape = t.schedule,
@@ -206,10 +240,11 @@ void Trainer::resume() {
                .decay_steps = std::llround(t.decay_fraction * static_cast<double>(steps_)),
                .steps = steps_};
   if (found) {
-    found->load_weights(store_->named_masters());
-    store_->sync_compute();
-    found->load_flat("m", store_->layout_hash(), store_->m);
-    found->load_flat("v", store_->layout_hash(), store_->v);
+    store_->load([&](const std::vector<NamedTensor>& named) { found->load_weights(named); });
+    for (const auto& [name, buffer] : {std::pair{"m", store_->m}, std::pair{"v", store_->v}})
+      for (const OwnedPiece& piece : store_->shards().pieces())
+        found->load_flat(name, store_->layout_hash(),
+                         buffer.narrow(0, piece.offset, piece.range.length()), piece.range.begin);
     progress_.step = saved_step_ = state.at("step");
     progress_.optimizer_step = state.at("optimizer_step");
     progress_.tokens = state.at("tokens");
@@ -221,23 +256,35 @@ void Trainer::resume() {
     progress_.best_nats = state.at("best_nats");
     spikes_.load(state.at("spike"));
     init_from_ = state.value("init_from", nlohmann::json());
-    spdlog::info("resuming from {} at step {}{}", found->name(), progress_.step,
+    const int64_t n_ranks = state.at("world_size");
+    spdlog::info("resuming from {} at step {}{}{}", found->name(), progress_.step,
+                 n_ranks == world_.size()
+                     ? ""
+                     : fmt::format(", which {} wrote",
+                                   n_ranks == 1 ? "one process" : fmt::format("{} ranks", n_ranks)),
                  t.init_from.empty() ? "" : "; train.init_from is not read again");
   } else {
     if (!t.init_from.empty()) {
       init_from_ = load_initial_weights(t.init_from, config_.model, tokenizer_->info(), *store_);
       spdlog::info("weights from {}", init_from_.at("path").get<std::string>());
     }
-    fs::remove(dir_ + "/metrics.jsonl");
+    if (world_.first()) fs::remove(dir_ + "/metrics.jsonl");
   }
-  write_file_atomic(config_file, resolved_yaml(config_));
-  metrics_ = std::make_unique<Metrics>(dir_, progress_.step, config_.log.tensorboard);
-  saver_ = std::make_unique<CheckpointSaver>(*checkpoints_, config_.checkpoint.async);
+  if (world_.first()) {
+    write_file_atomic(config_file, resolved_yaml(config_));
+    metrics_ = std::make_unique<Metrics>(dir_, progress_.step, config_.log.tensorboard);
+    consumed_ = std::make_unique<ConsumedLog>(dir_, progress_.step);
+    checkpoints_->remove_abandoned();
+  }
+  saver_ = std::make_unique<CheckpointSaver>(*checkpoints_, config_.checkpoint.async,
+                                             [this](int64_t n) { return world_.save_meeting(n); });
 }
 
 void Trainer::report_start() {
   peak_ = peak_of(device_, compute_);
-  std::vector<DescriptionRow> rows = describe_run(config_, *model_, device_, compute_, peak_);
+  if (!world_.first()) return;
+  std::vector<DescriptionRow> rows =
+      describe_run(config_, *model_, device_, compute_, peak_, world_.size());
   const SplitSummary split =
       DatasetReader(loader_options(config_, Split::kTrain, device_).parts[0].path)
           .summary(Split::kTrain);
@@ -264,12 +311,11 @@ int Trainer::run() {
   }
   report_start();
   require_selftest(device_);
-  if (progress_.step > 0)
-    metrics_->event("resume", progress_.step, {{"data_hash", progress_.data_chain}});
-  const double start = now_s();
-  const double limit_s = config_.train.time_limit ? config_.train.time_limit->seconds : INFINITY;
-  bool out_of_time = false;
-  while (progress_.step < steps_ && !stop::requested()) {
+  if (progress_.step > 0 && metrics_)
+    metrics_->event("resume", progress_.step,
+                    {{"data_hash", progress_.data_chain}, {"world_size", world_.size()}});
+  stop_requested();  // during the start
+  while (progress_.step < steps_ && !stop_signal_ && !time_is_up_) {
     const double step_start = now_s();
     if (!take_step()) break;
     const double step_s = now_s() - step_start;
@@ -280,47 +326,87 @@ int Trainer::run() {
     const auto due = [&](const std::optional<int64_t>& every) {
       return every && progress_.step % *every == 0;
     };
-    try {
-      if (due(config_.eval.every) || (last && config_.eval.every)) evaluate_and_sample();
-    } catch (const Interrupted&) {
-      break;  // the evaluation is given up, the steps are not
+    if (due(config_.parallel.check_every)) check_weights_are_equal();
+    if (due(config_.eval.every) || (last && config_.eval.every)) {
+      try {
+        evaluate_and_sample();
+      } catch (const Interrupted&) {  // the evaluation is given up, the steps are not
+      }
+      if (stop_requested()) break;
     }
     if (due(config_.checkpoint.every) && !last) save(false);
-    // The final save takes about as long as the last one did.
-    out_of_time = now_s() - start + saver_->last_save_s() > limit_s;
-    if (out_of_time && !last) break;
   }
   status_.clear();
   save(true);
-  if (const int signal = stop::requested()) {
-    spdlog::info("stopped by signal {} at step {}; run the same command to continue", signal,
+  world_.communicator().barrier("the end");  // rank 0 has the others' parts, and all is durable
+  if (stop_signal_) {
+    spdlog::info("stopped by signal {} at step {}; run the same command to continue", stop_signal_,
                  progress_.step);
-    return 128 + signal;
+    return 128 + stop_signal_;
   }
   if (progress_.step < steps_) {
     spdlog::info("time limit reached at step {}; run the same command to continue", progress_.step);
     return kTimeLimitReached;
   }
+  check_weights_are_equal();
   spdlog::info("finished: {} steps, {} tokens, {} of training; data hash {}", progress_.step,
                format_count(static_cast<double>(progress_.tokens)),
                format_duration(now_training_s()), progress_.data_chain.substr(0, 16));
   return kFinished;
 }
 
+bool Trainer::stop_requested() {
+  for (const auto& signal : world_.communicator().gather_numbers(
+           {static_cast<double>(stop::requested())}, "the agreement to stop"))
+    if (stop_signal_ == 0) stop_signal_ = static_cast<int>(signal[0]);
+  return stop_signal_ != 0;
+}
+
+bool Trainer::out_of_time() const {
+  if (!config_.train.time_limit) return false;
+  // The final save takes about as long as the last one did.
+  return now_s() - start_s_ + saver_->last_save_s() > config_.train.time_limit->seconds;
+}
+
+void Trainer::check_weights_are_equal() {
+  if (world_.size() == 1) return;
+  ranks_->gather_weights();
+  const auto all =
+      world_.communicator().gather(ranks_->weights_fingerprint(), "the check of weights");
+  for (size_t rank = 1; rank < all.size(); ++rank)
+    if (all[rank] != all[0])
+      throw Error(
+          "step {}: the weights of rank {} are not those of rank 0. A device or its memory may "
+          "be faulty; the last checkpoint is at step {}",
+          progress_.step, rank, saved_step_);
+}
+
 bool Trainer::take_step() {
-  const std::optional<Batch> batch = loader_->next();
+  world_.communicator().set_where(fmt::format("step {}", progress_.step + 1));
+  std::optional<Batch> batch;
+  try {
+    batch = loader_->next();
+  } catch (const Interrupted& stopped) {  // while it waited for data: nothing has begun
+    stop_signal_ = stopped.signal;
+    return false;
+  }
   if (!batch) return false;
   interval_wait_s_ += batch->wait_s;
   run_micro_batches(*batch);
-  update_parameters(*batch);
+  const StepReports reports = agree(*batch);
+  update_parameters(reports);
+  const StepReport total = reports.total();
   ++progress_.step;
   ++interval_steps_, ++session_steps_;
-  const int64_t n_tokens = batch->n_samples * batch->context;
+  const int64_t n_tokens = total.n_samples * batch->context;
   interval_tokens_ += n_tokens;
   progress_.tokens += n_tokens;
-  progress_.n_targets += batch->n_targets;
+  progress_.n_targets += total.n_targets;
   progress_.data_chain =
-      Sha256().update(progress_.data_chain).update(&batch->digest, sizeof batch->digest).hex();
+      Sha256().update(progress_.data_chain).update(&total.digest, sizeof total.digest).hex();
+  if (consumed_) consumed_->step(progress_.step, reports.ranks());
+  stop_signal_ = total.signal;
+  time_is_up_ = total.out_of_time;
   status_.show(fmt::format("step {}/{} | loss {:.4f} | grad {:.3f}", progress_.step, steps_,
                            step_loss_, step_norm_));
   return true;
@@ -331,85 +417,106 @@ bool Trainer::take_step() {
 // missing to the true number follows in the update.
 void Trainer::run_micro_batches(const Batch& batch) {
   micro_step_->reset_total();
-  for (int64_t first = 0; first < batch.n_samples; first += micro_batch_)
-    micro_step_->run(batch, first, std::min(micro_batch_, batch.n_samples - first));
+  int64_t begin = 0;
+  do {  // once, even without samples: the other ranks wait for this one's gradients
+    const int64_t n = std::min(micro_batch_, batch.n_samples - begin);
+    micro_step_->run(batch, begin, n, /*first=*/begin == 0, /*last=*/begin + n == batch.n_samples);
+    begin += n;
+  } while (begin < batch.n_samples);
+}
+
+StepReports Trainer::agree(const Batch& batch) {
+  // The one time that the host waits for the device.
+  const at::Tensor sums = at::stack({micro_step_->total(), ranks_->squared_norm()}).cpu();
+  world_.communicator().check();
+  StepReport mine;
+  mine.loss_sum = sums[0].item<double>();
+  mine.squared_norm = sums[1].item<double>();
+  mine.n_targets = batch.n_targets;
+  mine.first_position = batch.first_position, mine.n_samples = batch.n_samples;
+  mine.digest = batch.digest;
+  mine.signal = stop::requested();
+  mine.out_of_time = out_of_time();
+  return StepReports::exchange(world_.communicator(), mine);
 }
 
 // Clipping, spike policy, AdamW. False if the step was skipped: weights, moments and Adam's step
-// stay as they were.
-bool Trainer::update_parameters(const Batch& batch) {
+// stay as they were. Every rank decides on the same numbers, so all decide alike.
+bool Trainer::update_parameters(const StepReports& reports) {
   at::NoGradGuard no_grad;
-  // The one time that the host waits for the device.
-  const at::Tensor sums = at::stack({micro_step_->total(), squared_norm(store_->grad)}).cpu();
+  const StepReport total = reports.total();
   const double correction =
-      most_targets() / static_cast<double>(std::max<int64_t>(batch.n_targets, 1));
-  const double loss = correction * sums[0].item<double>();
+      most_targets() / static_cast<double>(std::max<int64_t>(total.n_targets, 1));
+  const double loss = correction * total.loss_sum;
   step_loss_ = loss;
-  step_norm_ = correction * std::sqrt(sums[1].item<double>());
+  step_norm_ = correction * std::sqrt(ranks_->norm_is_shared() ? total.squared_norm
+                                                               : reports.ranks()[0].squared_norm);
   if (!std::isfinite(loss) || !std::isfinite(step_norm_))
-    stop_at_nonfinite(loss, step_norm_, batch);
+    stop_at_nonfinite(loss, step_norm_, reports);
   if (config_.train.spike.policy == "skip") {
     if (const auto z = spikes_.observe(loss, step_norm_)) {
-      const auto [low, high] =
-          std::pair(batch.first_position, batch.first_position + batch.n_samples - 1);
-      spdlog::warn(
-          "step {}: loss {:.4f}, gradient norm {:.3f} are {:.1f} standard deviations above the "
-          "last {} steps; "
-          "update skipped (rank {}, samples {} to {})",
-          progress_.step + 1, loss, step_norm_, *z, config_.train.spike.window, world_.rank(), low,
-          high);
-      metrics_->event("skip", progress_.step + 1,
-                      {{"loss_nats", loss},
-                       {"grad_norm", step_norm_},
-                       {"z", *z},
-                       {"first_sample", low},
-                       {"last_sample", high}});
+      const StepReport& worst = reports.ranks()[static_cast<size_t>(reports.worst_rank())];
+      if (world_.first())
+        spdlog::warn(
+            "step {}: loss {:.4f}, gradient norm {:.3f} are {:.1f} standard deviations above the "
+            "last {} steps; update skipped. Highest loss: {}",
+            progress_.step + 1, loss, step_norm_, *z, config_.train.spike.window,
+            reports.worst_samples());
+      if (metrics_)
+        metrics_->event("skip", progress_.step + 1,
+                        {{"loss_nats", loss},
+                         {"grad_norm", step_norm_},
+                         {"z", *z},
+                         {"rank", reports.worst_rank()},
+                         {"first_sample", worst.first_position},
+                         {"last_sample", worst.first_position + worst.n_samples - 1}});
       store_->grad.zero_();
       return false;
     }
   }
   const double clip = config_.train.clip;
   const double scale = clip > 0 && step_norm_ > clip ? clip / step_norm_ : 1.0;
-  adamw(store_->master, store_->grad, store_->m, store_->v, store_->compute, groups_,
-        {.lr = schedule_.at(progress_.step + 1),
-         .beta1 = config_.train.beta1,
-         .beta2 = config_.train.beta2,
-         .eps = config_.train.eps,
-         .step = ++progress_.optimizer_step,
-         .grad_scale = scale * correction});
+  store_->update(groups_, {.lr = schedule_.at(progress_.step + 1),
+                           .beta1 = config_.train.beta1,
+                           .beta2 = config_.train.beta2,
+                           .eps = config_.train.eps,
+                           .step = ++progress_.optimizer_step,
+                           .grad_scale = scale * correction});
+  ranks_->clear_gradients();
+  ranks_->weights_changed();
   return true;
 }
 
-void Trainer::stop_at_nonfinite(double loss, double norm, const Batch& batch) {
+void Trainer::stop_at_nonfinite(double loss, double norm, const StepReports& reports) {
+  std::string mine = store_->first_nonfinite_text("weight", store_->master);
+  if (mine.empty()) mine = store_->first_nonfinite_text("gradient of", store_->grad);
   std::string culprit = "the loss itself; all weights and gradients are finite";
-  for (const auto& [what, buffer] :
-       {std::pair{"weight", store_->master}, std::pair{"gradient of", store_->grad}}) {
-    const auto index = first_nonfinite(buffer);
-    if (!index) continue;
-    const auto* slot = store_->find(*index);
-    culprit = fmt::format("{} {}, element {}", what, slot ? slot->parameter->name : "(padding)",
-                          slot ? *index - slot->offset : 0);
-    break;
-  }
+  const auto all = world_.communicator().gather(mine, "the search for what is not finite");
+  for (auto text = all.rbegin(); text != all.rend(); ++text)
+    if (!text->empty()) culprit = *text;
   saver_->wait();
   throw Error(
-      "step {}: loss {}, gradient norm {}: not finite. First bad tensor: {}. Samples {} to {}. "
-      "Nothing was updated; the "
-      "last checkpoint is at step {}. Lower train.lr, or set train.spike.policy: skip",
-      progress_.step + 1, loss, norm, culprit, batch.first_position,
-      batch.first_position + batch.n_samples - 1, saved_step_);
+      "step {}: loss {}, gradient norm {}: not finite. First bad tensor: {}. Look at {}. Nothing "
+      "was "
+      "updated; the last checkpoint is at step {}. Lower train.lr, or set train.spike.policy: skip",
+      progress_.step + 1, loss, norm, culprit, reports.worst_samples(), saved_step_);
 }
 
 void Trainer::log_step(double loss, double lr, double wait_s) {
+  if (!metrics_) {
+    interval_train_s_ = interval_wait_s_ = 0;
+    interval_tokens_ = interval_steps_ = 0;
+    return;
+  }
   StepMetrics m;
   m.step = progress_.step, m.steps = steps_;
   m.tokens = progress_.tokens, m.n_targets = progress_.n_targets;
   m.loss_nats = loss, m.grad_norm = step_norm_, m.lr = lr;
   m.tokens_per_s = static_cast<double>(interval_tokens_) / interval_train_s_;
-  m.mfu =
-      peak_.flops_per_s > 0
-          ? m.tokens_per_s * 3 * model_->flops_per_token(config_.data.context) / peak_.flops_per_s
-          : 0;
+  m.mfu = peak_.flops_per_s > 0
+              ? m.tokens_per_s * 3 * model_->flops_per_token(config_.data.context) /
+                    (peak_.flops_per_s * static_cast<double>(world_.size()))
+              : 0;
   m.memory_bytes = memory_bytes(device_);
   m.data_wait_ms = 1e3 * wait_s / static_cast<double>(interval_steps_);
   m.eta_s = static_cast<double>(steps_ - progress_.step) * interval_train_s_ /
@@ -421,7 +528,9 @@ void Trainer::log_step(double loss, double lr, double wait_s) {
 }
 
 void Trainer::evaluate_and_sample() {
-  LoaderOptions data = loader_options(config_, Split::kValid, device_);
+  ranks_->gather_weights();
+  LoaderOptions data =
+      loader_options(config_, Split::kValid, device_, world_.rank(), world_.size());
   const bool has_valid = DatasetReader(data.parts[0].path).summary(Split::kValid).n_tokens > 0;
   if (has_valid) {
     const EvaluationResult result =
@@ -432,24 +541,26 @@ void Trainer::evaluate_and_sample() {
                       [&](double share, const EvaluationResult&) {
                         status_.show(fmt::format("evaluating {:.0f} %", 100 * share));
                       }},
-                 device_);
+                 device_, &world_.communicator());
     progress_.valid_nats = result.nats, progress_.valid_step = progress_.step;
     if (progress_.best_nats == 0 || result.nats < progress_.best_nats)
       progress_.best_nats = result.nats;
-    spdlog::info("valid at step {} | loss {:.4f} | ppl {:.2f}{} | {} targets | {}", progress_.step,
-                 result.nats, result.perplexity(),
-                 result.bits_per_byte > 0
-                     ? fmt::format(" | {:.3f} bits per byte", result.bits_per_byte)
-                     : "",
-                 format_thousands(result.n_targets), format_duration(result.seconds));
-    metrics_->event("valid", progress_.step,
-                    {{"loss_nats", result.nats},
-                     {"perplexity", result.perplexity()},
-                     {"bits_per_byte", result.bits_per_byte},
-                     {"n_targets", result.n_targets},
-                     {"seconds", result.seconds}});
+    if (world_.first())
+      spdlog::info("valid at step {} | loss {:.4f} | ppl {:.2f}{} | {} targets | {}",
+                   progress_.step, result.nats, result.perplexity(),
+                   result.bits_per_byte > 0
+                       ? fmt::format(" | {:.3f} bits per byte", result.bits_per_byte)
+                       : "",
+                   format_thousands(result.n_targets), format_duration(result.seconds));
+    if (metrics_)
+      metrics_->event("valid", progress_.step,
+                      {{"loss_nats", result.nats},
+                       {"perplexity", result.perplexity()},
+                       {"bits_per_byte", result.bits_per_byte},
+                       {"n_targets", result.n_targets},
+                       {"seconds", result.seconds}});
   }
-  if (config_.eval.prompts.empty()) return;
+  if (config_.eval.prompts.empty() || !world_.first()) return;
   std::vector<std::vector<uint32_t>> prompts;
   for (const std::string& prompt : config_.eval.prompts)
     prompts.push_back(encode_prompt(*tokenizer_, prompt, config_.data.bos));
@@ -497,10 +608,24 @@ void Trainer::save(bool last) {
     saver_->wait();
     return;
   }
+  if (consumed_) consumed_->flush();
   CheckpointContent content;
   content.step = progress_.step;
-  content.weights = store_->named_masters();
-  content.flat = {{"m", store_->m}, {"v", store_->v}};
+  if (store_->shards().whole())
+    content.weights = store_->named_masters();
+  else if (const at::Tensor masters = ranks_->gather_masters(); masters.defined())
+    content.weights = store_->named(masters);
+  // Replicas: rank 0 has all.
+  const bool has_part = world_.first() || !store_->shards().whole();
+  content.range = {world_.rank(), world_.size(), store_->n_flat(), {}};
+  for (const OwnedPiece& piece : store_->shards().pieces()) {
+    const bool shared = piece.range.begin == store_->shards().tail().begin;  // rank 0 writes it
+    if (has_part && (world_.first() || !shared))
+      content.range.pieces.emplace_back(piece.range.begin, piece.range.end);
+  }
+  int64_t n_own = 0;
+  for (const auto& [begin, end] : content.range.pieces) n_own += end - begin;
+  content.flat = {{"m", store_->m.narrow(0, 0, n_own)}, {"v", store_->v.narrow(0, 0, n_own)}};
   content.layout_hash = store_->layout_hash();
   content.state = state_json();
   content.files = {{"config.yaml", resolved_yaml(config_)}};
@@ -512,15 +637,27 @@ void Trainer::save(bool last) {
   saver_->save(std::move(content));
   saved_step_ = progress_.step;
   if (last) saver_->wait();
-  metrics_->event("checkpoint", progress_.step, {{"snapshot_s", saver_->last_snapshot_s()}});
+  if (metrics_)
+    metrics_->event("checkpoint", progress_.step, {{"snapshot_s", saver_->last_snapshot_s()}});
 }
 
 int train(RunConfig config) {
-  if (config.parallel.ranks.value_or(1) != 1)
-    throw Error(
-        "parallel.ranks: {} is not possible, this version trains in one process; set 1 or auto",
-        *config.parallel.ranks);
-  return Trainer(std::move(config)).run();
+  if (const int64_t n_ranks = ranks_to_start(config)) return launch_ranks(n_ranks);
+  std::unique_ptr<World> world;
+  try {
+    world = std::make_unique<World>(config.parallel);
+    if (!world->first()) speak_from_warnings_up(world->rank());
+    return Trainer(std::move(config), *world).run();
+  } catch (const Interrupted& stopped) {
+    if (world) world->report_failure(stopped);
+    throw;
+  } catch (const Error& error) {
+    if (!world || world->size() == 1) throw;
+    if (dynamic_cast<const PeerLost*>(&error) && stop::requested())
+      throw Interrupted(stop::requested());  // as the other rank was
+    if (world->report_failure(error)) return kStoppedByAnotherRank;
+    throw Error("rank {}: {}", world->rank(), error.what());
+  }
 }
 
 }  // namespace ceiling

@@ -6,8 +6,10 @@ namespace ceiling {
 
 // Exit codes of a training run. A signal gives 128 + its number after a final save.
 inline constexpr int kFinished = 0, kTimeLimitReached = 3;
+inline constexpr int kStoppedByAnotherRank = 1;  // which has told the user why
 
-// Trains (or continues) the run that `config` describes, in config.run.dir. Error on anything that
+// Trains (or continues) the run that `config` describes, in config.run.dir: as one of several ranks
+// if the environment says so, or by starting config.parallel.ranks of them. Error on anything that
 // cannot be honoured.
 int train(RunConfig config);
 

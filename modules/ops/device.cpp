@@ -44,10 +44,14 @@ std::string load_cuda() {
              : "torch finds no usable GPU (see nvidia-smi, and CUDA_VISIBLE_DEVICES)";
 }
 
-at::Device pick_device(const std::string& name) {
+at::Device pick_device(const std::string& name, int64_t index) {
   if (name == "cpu" || (name == "auto" && !has_gpu_node())) return at::kCPU;
   const std::string problem = load_cuda();
-  if (problem.empty()) return at::Device(at::kCUDA, 0);
+  if (problem.empty()) {
+    const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+    use_device(device);
+    return device;
+  }
   if (name == "auto") return at::kCPU;
   throw Error("device cuda: {}", problem);
 }
@@ -58,8 +62,25 @@ int index_of(at::Device device) { return device.has_index() ? device.index() : 0
 
 void* current_stream(at::Device device) { return cuda_runtime.current_stream(index_of(device)); }
 
-std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work) {
-  return cuda_runtime.capture(work);
+std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work,
+                                           const CapturedWork* beside) {
+  return cuda_runtime.capture(work, beside);
+}
+
+int64_t n_devices() {
+  return load_cuda().empty() ? c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount() : 0;
+}
+
+void use_device(at::Device device) {
+  if (device.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl gpus(device.type());
+  if (device.index() >= gpus.deviceCount())
+    throw Error(
+        "GPU {} is wanted (local rank {}), and this host has {} that can be used; start "
+        "fewer processes, or see CUDA_VISIBLE_DEVICES",
+        static_cast<int>(device.index()), static_cast<int>(device.index()),
+        static_cast<int>(gpus.deviceCount()));
+  gpus.setDevice(device);
 }
 
 std::string device_name(at::Device device) {

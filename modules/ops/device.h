@@ -12,14 +12,18 @@
 
 namespace ceiling {
 
-// "cpu", "cuda", or "auto": a GPU if there is one that can be used. Error for "cuda" where none is,
-// saying why.
-at::Device pick_device(const std::string& name);
+// "cpu", "cuda", or "auto": a GPU if there is one that can be used, and of several the one of this
+// index. Error for "cuda" where none is, saying why.
+at::Device pick_device(const std::string& name, int64_t index = 0);
 
 // Opens libceiling_cuda.so; before anything asks torch about GPUs. Returns why that is not
 // possible, or nothing.
 std::string load_cuda();
 
+// GPUs that can be used, 0 without any.
+int64_t n_devices();
+// Allocations of this thread go to the device from now on. Error if there is none of this index.
+void use_device(at::Device device);
 std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "cpu"
 // Names the device, its driver and the code that runs on it: changes when any of them does.
 std::string device_fingerprint(at::Device device);
@@ -32,15 +36,19 @@ class CapturedWork {
   virtual void replay() = 0;
 };
 // Records what `work` launches on the current stream, which must not be the default one; nothing is
-// executed. `work` must have run before, must not wait for the device, and keeps its memory.
-std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work);
+// executed. `work` must have run before, must not wait for the device, and keeps its memory; which
+// it shares with `beside`, if given: the two are never replayed at the same time, and what one
+// leaves in that memory the other may overwrite.
+std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work,
+                                           const CapturedWork* beside = nullptr);
 
 // Functions of the CUDA runtime that the program reaches through the library.
 struct CudaRuntime {
   void* (*current_stream)(int device) = nullptr;  // cudaStream_t
   std::string (*device_name)(int device) = nullptr;
   int (*driver_version)() = nullptr;
-  std::unique_ptr<CapturedWork> (*capture)(const std::function<void()>& work) = nullptr;
+  std::unique_ptr<CapturedWork> (*capture)(const std::function<void()>& work,
+                                           const CapturedWork* beside) = nullptr;
 };
 inline CudaRuntime cuda_runtime;
 

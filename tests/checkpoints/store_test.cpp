@@ -2,6 +2,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
@@ -14,6 +16,7 @@
 #include <csignal>
 
 #include "base/error.h"
+#include "tests/checkpoints/memory_meeting.h"
 #include "tests/checkpoints/sample_checkpoint.h"
 #include "tests/support/temp_dir.h"
 
@@ -204,24 +207,41 @@ TEST_F(CheckpointStoreTest, CheckpointOfAnotherModelIsRefused) {
   }
 }
 
+// What `rank` of `size` owns of `flat`, cut as ZeRO-1 cuts it: a slice of each bucket, and the tail
+// on rank 0.
+std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t n_flat, int64_t rank, int64_t size) {
+  std::vector<std::pair<int64_t, int64_t>> pieces;
+  int64_t begin = 0;
+  for (const int64_t bucket : {40, 45}) {
+    const int64_t slice = bucket / size;
+    if (slice > 0) pieces.emplace_back(begin + rank * slice, begin + (rank + 1) * slice);
+    begin += slice * size;
+  }
+  if (rank == 0) pieces.emplace_back(begin, n_flat);
+  return pieces;
+}
+
+CheckpointContent content_of_rank(CheckpointContent content, const at::Tensor& m, int64_t rank,
+                                  int64_t size) {
+  content.range = {rank, size, m.numel(), pieces_of(m.numel(), rank, size)};
+  std::vector<at::Tensor> parts{at::empty({0})};
+  for (const auto& [begin, end] : content.range.pieces)
+    parts.push_back(m.narrow(0, begin, end - begin));
+  const at::Tensor own = at::cat(parts);
+  content.flat = {{"m", own}, {"v", own * 2}};
+  content.layout_hash = "layout";
+  return content;
+}
+
 // Flat buffers written by n ranks are read back by any other number.
 TEST_F(CheckpointStoreTest, OptimizerShardsAreCutAnewForAnyNumberOfRanks) {
   constexpr int64_t kNFlat = 101;
   const at::Tensor m = at::arange(kNFlat, at::kFloat), v = m * 2;
   for (const int64_t n_writers : {1, 2, 3, 7}) {
     const int64_t step = 10 * n_writers;
-    CheckpointContent content = sample_content(step);
-    content.flat.clear();
-    const auto pending = store_.begin(step);
-    std::vector<FileRecord> records;
-    for (int64_t rank = 0; rank < n_writers; ++rank) {
-      const int64_t begin = kNFlat * rank / n_writers, end = kNFlat * (rank + 1) / n_writers;
-      records.push_back(write_optimizer_shard(
-          pending->path(),
-          {{"m", m.narrow(0, begin, end - begin)}, {"v", v.narrow(0, begin, end - begin)}},
-          {rank, n_writers, begin, kNFlat}, "layout"));
-    }
-    store_.finish(*pending, content, records);
+    MemoryMeetings(n_writers).run([&](SaveMeeting& meeting) {
+      store_.save(content_of_rank(sample_content(step), m, meeting.rank(), n_writers), &meeting);
+    });
     const Checkpoint checkpoint(folder_ + "/" + checkpoint_name(step));
     for (const int64_t n_readers : {1, 2, 5}) {
       for (int64_t rank = 0; rank < n_readers; ++rank) {
@@ -238,23 +258,39 @@ TEST_F(CheckpointStoreTest, OptimizerShardsAreCutAnewForAnyNumberOfRanks) {
 }
 
 TEST_F(CheckpointStoreTest, AMissingOptimizerShardIsNoticed) {
-  CheckpointContent content = sample_content(10);
-  content.flat.clear();
-  const auto pending = store_.begin(10);
-  const auto shard = [&](int64_t rank, int64_t begin, int64_t end) {
-    return write_optimizer_shard(pending->path(), {{"m", at::zeros({end - begin})}},
-                                 {rank, 3, begin, 30}, "layout");
-  };
-  store_.finish(*pending, content, {shard(0, 0, 10), shard(2, 20, 30)});
-  at::Tensor m = at::zeros({30});
+  const at::Tensor m = at::zeros({101});
+  MemoryMeetings(3).run([&](SaveMeeting& meeting) {
+    CheckpointContent content = content_of_rank(sample_content(10), m, meeting.rank(), 3);
+    if (meeting.rank() == 1) content.range.pieces.clear();
+    store_.save(content, &meeting);
+  });
+  at::Tensor into = at::zeros({101});
   try {
-    Checkpoint(folder_ + "/step-00000010").load_flat("m", "layout", m);
+    Checkpoint(folder_ + "/step-00000010").load_flat("m", "layout", into);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(std::string(e.what()),
               file(10, "optimizer-00002-of-00003.safetensors") +
-                  ": begins at element 20, 10 was expected; a shard is missing or doubled");
+                  ": begins at element 26, 13 was expected; a shard is missing or doubled");
   }
+}
+
+// One rank cannot write: rank 0 says which and why, and the checkpoint does not appear.
+TEST_F(CheckpointStoreTest, ARankThatCannotWriteEndsTheSaveOfAll) {
+  store_.save(sample_content(10));
+  const at::Tensor m = at::zeros({101});
+  try {
+    MemoryMeetings(3).run([&](SaveMeeting& meeting) {
+      CheckpointContent content = content_of_rank(sample_content(20), m, meeting.rank(), 3);
+      if (meeting.rank() == 2) content.flat.push_back(content.flat[0]);  // refused: a name twice
+      store_.save(content, &meeting);
+    });
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("was not saved: rank 2: "), std::string::npos) << e.what();
+  }
+  EXPECT_EQ(latest(), 10);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
 }
 
 TEST_F(CheckpointStoreTest, RetentionKeepsTheNewestTheMultiplesAndTheBest) {
@@ -403,10 +439,10 @@ TEST_F(CheckpointStoreTest, KilledDuringSaveKeepsThePreviousCheckpoint) {
   store_.save(sample_content(10));
   for (const int n_shards : {0, 1}) {
     const int status = in_child([&] {
-      const auto pending = store_.begin(20);
+      const PendingFolder pending(folder_ + "/" + checkpoint_name(20));
       const CheckpointContent content = sample_content(20);
       if (n_shards > 0)
-        write_optimizer_shard(pending->path(), content.flat, {0, 1, 0, 20}, "layout");
+        write_optimizer_shard(pending.path(), content.flat, {0, 1, 20, {{0, 20}}}, "layout");
       ::kill(::getpid(), SIGKILL);
     });
     ASSERT_TRUE(WIFSIGNALED(status));

@@ -1,4 +1,4 @@
-// ceiling data inspect|verify|import
+// ceiling data inspect|verify|audit|import
 #include <cstdio>
 #include <optional>
 
@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "data/import/import.h"
 #include "data/shard.h"
+#include "train/audit.h"
 #include "train/command.h"
 #include "train/describe.h"
 #include "train/logging.h"
@@ -69,6 +70,17 @@ int verify(const std::string& path) {
   return 0;
 }
 
+int audit(const std::string& run_dir) {
+  std::optional<Progress> progress;
+  const AuditReport report = audit_run(run_dir, [&](int64_t step, int64_t n_steps) {
+    if (!progress) progress.emplace("auditing " + run_dir, n_steps);
+    progress->update(step, 0);
+  });
+  progress.reset();
+  std::printf("%s: %s", run_dir.c_str(), audit_text(report).c_str());
+  return 0;
+}
+
 int import(const ImportOptions& options) {
   const ImportSummary summary = import_tokens(options);
   std::printf("%s", description_text({{"dataset", options.path},
@@ -92,6 +104,11 @@ const RegisterCommand kData(
       look->add_flag("--json", options->json, "print the manifest");
       CLI::App* check = app.add_subcommand("verify", "read every token and compare all hashes");
       check->add_option("dataset", options->path, "dataset folder")->required();
+      CLI::App* prove = app.add_subcommand(
+          "audit",
+          "prove from a run's records that it consumed each sample as often as it should, "
+          "whatever it was interrupted by");
+      prove->add_option("run", options->path, "run folder")->required();
       CLI::App* bring = app.add_subcommand("import",
                                            "tokens that another program has made: llm.c .bin, "
                                            "Megatron .bin/.idx, plain NumPy arrays");
@@ -124,6 +141,7 @@ const RegisterCommand kData(
       return [=] {
         start_logging();
         if (look->parsed()) return inspect(options->path, options->json);
+        if (prove->parsed()) return audit(options->path);
         return check->parsed() ? verify(options->path) : import(options->import);
       };
     });

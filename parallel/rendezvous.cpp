@@ -1,0 +1,126 @@
+#include "parallel/rendezvous.h"
+
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/stop.h"
+
+namespace ceiling {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+std::vector<uint8_t> bytes(const std::string& text) { return {text.begin(), text.end()}; }
+
+}  // namespace
+
+struct Rendezvous::Impl {
+  c10::intrusive_ptr<c10d::Store> store;
+  std::string prefix;
+  int64_t port = 0;
+};
+
+Rendezvous::Rendezvous(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Rendezvous::Rendezvous(Rendezvous&&) noexcept = default;
+Rendezvous::~Rendezvous() = default;
+
+Rendezvous Rendezvous::host() {
+  c10d::TCPStoreOptions options;
+  options.port = 0;
+  options.isServer = true;
+  options.waitWorkers = false;
+  auto impl = std::make_unique<Impl>();
+  auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
+  impl->port = store->getPort();
+  impl->store = store;
+  return Rendezvous(std::move(impl));
+}
+
+Rendezvous::Rendezvous(const RankEnvironment& e, double timeout_s)
+    : impl_(std::make_unique<Impl>()) {
+  const bool hosts = e.rank == 0 && !e.hosted;
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<uint16_t>(e.master_port);
+  options.isServer = hosts;
+  options.waitWorkers = false;
+  options.timeout = milliseconds(timeout_s);
+  try {
+    impl_->store = c10::make_intrusive<c10d::TCPStore>(e.master_host, options);
+  } catch (const std::exception& failure) {
+    const std::string why =
+        std::string(failure.what()).substr(0, std::string(failure.what()).find('\n'));
+    if (hosts)
+      throw Error(
+          "rank 0 cannot listen on port {} (MASTER_PORT): {}. Another job may use it; set "
+          "MASTER_PORT to a free port",
+          e.master_port, why);
+    throw Error("rank {} reached nobody at {}:{} (MASTER_ADDR, MASTER_PORT) within {} s: {}",
+                e.rank, e.master_host, e.master_port, timeout_s, why);
+  }
+  impl_->port = e.master_port;
+  impl_->prefix = "ceiling/" + e.attempt + "/";
+  const int64_t n_same = impl_->store->add(impl_->prefix + "joined/" + std::to_string(e.rank), 1);
+  if (n_same != 1)
+    throw Error(
+        "rank {} is at {}:{} already: another job uses this MASTER_PORT, or two processes "
+        "have the same rank",
+        e.rank, e.master_host, e.master_port);
+}
+
+Rendezvous Rendezvous::clone() const {
+  auto impl = std::make_unique<Impl>();
+  impl->store = impl_->store->clone();
+  impl->prefix = impl_->prefix, impl->port = impl_->port;
+  return Rendezvous(std::move(impl));
+}
+
+int64_t Rendezvous::port() const { return impl_->port; }
+
+void Rendezvous::set(const std::string& key, const std::string& value) {
+  impl_->store->set(impl_->prefix + key, bytes(value));
+}
+
+std::optional<std::string> Rendezvous::try_get(const std::string& key) {
+  try {
+    if (!impl_->store->check({impl_->prefix + key})) return {};
+    const std::vector<uint8_t> value = impl_->store->get(impl_->prefix + key);
+    return std::string(value.begin(), value.end());
+  } catch (const std::exception&) {
+    return {};  // the store went with its host
+  }
+}
+
+bool Rendezvous::set_first(const std::string& key, const std::string& value) {
+  const std::string name = impl_->prefix + key;
+  if (impl_->store->add(name + "/set", 1) != 1) return false;
+  impl_->store->set(name, bytes(value));
+  return true;
+}
+
+std::string Rendezvous::get(const std::string& key, const std::string& what, double timeout_s) {
+  return get_while(key, what, timeout_s, [] { stop::check(); });
+}
+
+std::string Rendezvous::get_while(const std::string& key, const std::string& what, double timeout_s,
+                                  const std::function<void()>& poll) {
+  const auto deadline = Clock::now() + milliseconds(timeout_s);
+  auto pause = std::chrono::milliseconds(1);
+  for (;;) {
+    if (auto value = try_get(key)) return *value;
+    poll();
+    if (Clock::now() > deadline) throw Error("{}: nothing came within {} s", what, timeout_s);
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, std::chrono::milliseconds(50));
+  }
+}
+
+}  // namespace ceiling

@@ -1,0 +1,194 @@
+"""Several CPU ranks: the same loss curve and the same data as one process, whatever the number of ranks, resumed at any other.
+
+Needs only the standard library; CEILING is the path of the program.
+"""
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from harness import MODELS, ceiling, children, kill, last_weights, leftovers, prepare, start, steps_of, wait_for_step, weights, write_config
+
+STEPS = 60
+
+
+def close(a, b, tolerance):
+    return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-30)
+
+
+def finish(process, code=0):
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit code {process.returncode}, not {code}:\n{err}"
+    return err
+
+
+def same_curve(root, architecture, model):
+    """1, 2, 3 and 4 ranks, both ways to keep the optimizer: equal up to the order of sums."""
+    config = write_config(root, architecture, model)
+    whole = root / "runs" / f"{architecture}-1"
+    finish(start(config, f"run.dir={whole}"))
+    reference = steps_of(whole)
+    assert len(reference) == STEPS
+    valid = [json.loads(x) for x in open(whole / "metrics.jsonl") if '"event":"valid"' in x]
+    for ranks, zero in ((2, 1), (3, 1), (4, 1), (2, 0), (3, 0)):
+        folder = root / "runs" / f"{architecture}-{ranks}-zero{zero}"
+        finish(start(config, f"run.dir={folder}", "--ranks", ranks, f"parallel.zero={zero}"))
+        steps = steps_of(folder)
+        assert [s["data_hash"] for s in steps] == [s["data_hash"] for s in reference], "other data"
+        for ours, theirs in zip(steps, reference):
+            # In the first ten steps the difference is that of a few sums; later it grows as any rounding does in training,
+            # in the norm of a spiking gradient fastest.
+            early = ours["step"] <= 10
+            for key, tolerance in (("loss_nats", 1e-6 if early else 1e-4), ("grad_norm", 1e-6 if early else 1e-2)):
+                assert close(ours[key], theirs[key], tolerance), f"{ranks} ranks, step {ours['step']}: {key} {ours[key]} {theirs[key]}"
+            assert ours["n_targets"] == theirs["n_targets"] and ours["tokens"] == theirs["tokens"]
+        for ours, theirs in zip((json.loads(x) for x in open(folder / "metrics.jsonl") if '"event":"valid"' in x), valid):
+            assert close(ours["loss_nats"], theirs["loss_nats"], 1e-4) and ours["n_targets"] == theirs["n_targets"]
+        worst = max(abs(a - b) for a, b in zip(weights(folder, STEPS), weights(whole, STEPS)))
+        print(f"{architecture}: {ranks} ranks, zero {zero}: same data, same curve; weights within {worst:.1e} after {STEPS} steps", flush=True)
+
+
+def elastic(root, architecture, model):
+    """1 -> 3 -> 2 -> 4 ranks, each stopped by a signal: each sample once, the curve of an uninterrupted run."""
+    config = write_config(root, f"{architecture}-elastic", model)
+    folder = root / "runs" / f"{architecture}-elastic"
+    for ranks, target in ((1, 12), (3, 25), (2, 40), (4, STEPS)):
+        process = start(config, "--ranks", ranks)
+        if target < STEPS:
+            wait_for_step(process, folder, target)
+            process.send_signal(signal.SIGTERM)
+            finish(process, 128 + signal.SIGTERM)
+        else:
+            finish(process)
+    reference = steps_of(root / "runs" / f"{architecture}-1")
+    steps = steps_of(folder)
+    assert [s["step"] for s in steps] == list(range(1, STEPS + 1)), "a step is missing or logged twice"
+    assert steps[-1]["data_hash"] == reference[-1]["data_hash"]
+    assert all(close(a["loss_nats"], b["loss_nats"], 1e-3) for a, b in zip(steps, reference))
+    audit = ceiling("data", "audit", folder)
+    assert audit.returncode == 0, audit.stderr
+    assert "by 4 ranks" in audit.stdout and "by 1 process" in audit.stdout, audit.stdout
+    # The audit notices a record that was changed, one that is missing, and one that is there twice.
+    log = folder / "consumed.txt"
+    lines = log.read_text().splitlines(keepends=True)
+    digest = lines[30].split()[4]
+    for damaged in (
+        lines[:30] + [lines[30].replace(digest, f"{int(digest, 16) ^ 1:016x}")] + lines[31:],
+        lines[:30] + lines[31:],
+        lines[:30] + [lines[29]] + lines[30:],
+    ):
+        log.write_text("".join(damaged))
+        assert ceiling("data", "audit", folder).returncode == 1
+    log.write_text("".join(lines))
+    print(f"{architecture}: resumed 1 -> 3 -> 2 -> 4 ranks, audit passed", flush=True)
+
+
+def bitwise(root, architecture, model):
+    """At equal number of ranks a resumed run is the uninterrupted one bit for bit."""
+    config = write_config(root, f"{architecture}-bitwise", model)
+    folder = root / "runs" / f"{architecture}-bitwise"
+    for target in (9, 31, STEPS):
+        process = start(config, "--ranks", 3)
+        if target < STEPS:
+            wait_for_step(process, folder, target)
+            process.send_signal(signal.SIGINT)
+            finish(process, 128 + signal.SIGINT)
+        else:
+            finish(process)
+    assert last_weights(folder, STEPS) == last_weights(root / "runs" / f"{architecture}-3-zero1", STEPS)
+    print(f"{architecture}: interrupted twice at 3 ranks, weights equal bit for bit", flush=True)
+
+
+def signals(root):
+    """To one rank, to the parent, to the group: all ranks save once and leave nothing behind. A second one: at once."""
+    config = write_config(root, "signals", MODELS["llama"], train="steps: 100000, global_batch: 12, micro_batch: 2, log_every: 1, precision: fp32", eval="every: never", checkpoint="every: never")
+    folder = root / "runs" / "signals"
+    for to in ("one rank", "parent", "group"):
+        process = start(config, "--ranks", 3)
+        begin = len(steps_of(folder))
+        wait_for_step(process, folder, begin + 5)
+        ranks = children(process)
+        assert len(ranks) == 3
+        if to == "one rank":
+            kill(ranks[1], signal.SIGTERM)
+        elif to == "parent":
+            kill(process.pid, signal.SIGTERM)
+        else:
+            for pid in (process.pid, *ranks):  # as a batch system does
+                kill(pid, signal.SIGTERM)
+        err = finish(process, 128 + signal.SIGTERM)
+        assert err.count("stopped by signal 15") == 1, err
+        assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks)
+        assert not leftovers(folder)
+        assert ceiling("checkpoint", "list", folder).returncode == 0
+        print(f"SIGTERM to {to}: saved once, exit code 143", flush=True)
+    process = start(config, "--ranks", 3)
+    wait_for_step(process, folder, len(steps_of(folder)) + 5)
+    ranks = children(process)
+    kill(process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    deadline = time.time() + 20
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks), "a rank is left"
+    verified = ceiling("checkpoint", "verify", folder)
+    assert verified.returncode == 0, verified.stderr
+    print("a second SIGINT: exit at once, the last checkpoint verifies", flush=True)
+
+
+def refused(root):
+    """Environments and ranks that do not fit: refused before the first step, with what differs."""
+    config = write_config(root, "refused", MODELS["llama"])
+    folder = root / "runs" / "refused"
+    port = str(20000 + (int(time.time() * 1000) % 10000))
+
+    def ranks(*overrides_of_each, env=None, program=None):
+        started = []
+        for rank, overrides in enumerate(overrides_of_each):
+            variables = {"RANK": str(rank), "WORLD_SIZE": str(len(overrides_of_each)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(env or {})}
+            started.append(start(config, *overrides, env=variables))
+        ends = [(p.communicate(timeout=120)[1], p.returncode) for p in started]
+        assert all(code != 0 for _, code in ends), ends
+        assert not steps_of(folder), "trained all the same"
+        return "\n".join(err for err, _ in ends)
+
+    said = ranks([], ["train.lr=1e-3"])
+    assert "rank 1 was started with another configuration than rank 0" in said and "train.lr: 0.003 -> 0.001" in said, said
+    assert said.count("ceiling: error:") == 1, said
+    (root / "other").mkdir()
+    prepare(root / "other", seed=6)
+    config_of_other = write_config(root, "refused2", MODELS["llama"], run=f"dir: {folder}, seed: 3, device: cpu", data=f"path: {root}/link, context: 64")
+    # The same path, other data there: as on two hosts whose disks differ.
+    said = ceiling("train", config, env={"RANK": "3", "WORLD_SIZE": "2", "PATH": ""}).stderr
+    assert "RANK=3 but WORLD_SIZE=2: ranks are 0 to 1" in said, said
+    said = ceiling("train", config, "--ranks", "2", env={"RANK": "0", "WORLD_SIZE": "1", "PATH": ""}).stderr
+    assert "parallel.ranks: 2 processes are wanted, torchrun has started 1" in said, said
+    said = ceiling("train", config, "--gpus", "2").stderr
+    assert "device cuda" in said or "GPU" in said, said
+    assert not steps_of(folder)
+    del config_of_other
+    print("refused: another config, RANK >= WORLD_SIZE, two launchers, GPUs that are not there", flush=True)
+
+
+def main():
+    only = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        root = pathlib.Path(name)
+        prepare(root)
+        for architecture, model in MODELS.items():
+            for test in (same_curve, elastic, bitwise):
+                if not only or test.__name__ in only:
+                    test(root, architecture, model)
+        for test in (signals, refused):
+            if not only or test.__name__ in only:
+                test(root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
