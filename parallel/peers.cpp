@@ -15,29 +15,13 @@
 
 #include "base/stop.h"
 #include "base/text.h"
+#include "parallel/socket.h"
 
 namespace ceiling {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-class Socket {
- public:
-  explicit Socket(int descriptor) : descriptor_(descriptor) {
-    if (descriptor_ < 0) throw Error("cannot open a socket: {}", std::strerror(errno));
-  }
-  ~Socket() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  Socket(const Socket&) = delete;
-  Socket& operator=(const Socket&) = delete;
-  int get() const { return descriptor_; }
-  int release() { return std::exchange(descriptor_, -1); }
-
- private:
-  int descriptor_;
-};
 
 sockaddr_in ipv4(const std::string& host, int64_t port) {
   addrinfo hints{}, *found = nullptr;
@@ -105,18 +89,9 @@ Peers::~Peers() {
 
 // Every rank listens; rank r connects to all ranks below it.
 void Peers::connect(const RankEnvironment& e, Rendezvous& rendezvous) {
-  const Socket listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(e.master_host == "127.0.0.1" ? INADDR_LOOPBACK : INADDR_ANY);
-  socklen_t length = sizeof any;
-  if (::bind(listener.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) != 0 ||
-      ::listen(listener.get(), static_cast<int>(e.size)) != 0 ||
-      ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&any), &length) != 0)
-    throw Error("rank {} cannot listen: {}", rank_, std::strerror(errno));
-  rendezvous.set(
-      "address/" + std::to_string(rank_),
-      fmt::format("{} {} {}", own_address(e.master_host), ntohs(any.sin_port), host_name()));
+  const Listener listener(e.master_host == "127.0.0.1", /*port=*/0);
+  rendezvous.set("address/" + std::to_string(rank_),
+                 fmt::format("{} {} {}", own_address(e.master_host), listener.port(), host_name()));
 
   for (int64_t peer = 0; peer < e.size; ++peer) {
     if (peer == rank_) continue;
@@ -140,7 +115,7 @@ void Peers::connect(const RankEnvironment& e, Rendezvous& rendezvous) {
   }
   const auto deadline = Clock::now() + std::chrono::duration<double>(timeout_s_);
   for (int64_t n_missing = e.size - 1 - rank_; n_missing > 0;) {
-    pollfd waiting{listener.get(), POLLIN, 0};
+    pollfd waiting{listener.descriptor(), POLLIN, 0};
     if (::poll(&waiting, 1, 50) <= 0) {
       stop::check();
       if (Clock::now() > deadline)
@@ -148,7 +123,7 @@ void Peers::connect(const RankEnvironment& e, Rendezvous& rendezvous) {
                        timeout_s_);
       continue;
     }
-    Socket socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    Socket socket(::accept4(listener.descriptor(), nullptr, nullptr, SOCK_CLOEXEC));
     int64_t peer = -1;
     if (::recv(socket.get(), &peer, sizeof peer, MSG_WAITALL) != sizeof peer || peer <= rank_ ||
         peer >= e.size || sockets_[static_cast<size_t>(peer)] >= 0)

@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 #include "base/stop.h"
+#include "base/text.h"
+#include "parallel/socket.h"
 
 namespace ceiling {
 
@@ -17,6 +19,17 @@ using Clock = std::chrono::steady_clock;
 
 std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+// A server on a listening IPv4 socket of ours. One that c10d opens itself is IPv6, and sees local
+// clients as ::ffff:127.0.0.1: it asks DNS for that name, 5 s each where the answer is lost.
+c10d::TCPStoreOptions server_on(Listener& listener) {
+  c10d::TCPStoreOptions options;
+  options.isServer = true;
+  options.waitWorkers = false;
+  options.port = static_cast<uint16_t>(listener.port());
+  options.masterListenFd = listener.release();
+  return options;
 }
 
 std::vector<uint8_t> bytes(const std::string& text) { return {text.begin(), text.end()}; }
@@ -34,10 +47,8 @@ Rendezvous::Rendezvous(Rendezvous&&) noexcept = default;
 Rendezvous::~Rendezvous() = default;
 
 Rendezvous Rendezvous::host() {
-  c10d::TCPStoreOptions options;
-  options.port = 0;
-  options.isServer = true;
-  options.waitWorkers = false;
+  Listener listener(/*loopback=*/true, /*port=*/0);
+  const c10d::TCPStoreOptions options = server_on(listener);
   auto impl = std::make_unique<Impl>();
   auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
   impl->port = store->getPort();
@@ -48,21 +59,21 @@ Rendezvous Rendezvous::host() {
 Rendezvous::Rendezvous(const RankEnvironment& e, double timeout_s)
     : impl_(std::make_unique<Impl>()) {
   const bool hosts = e.rank == 0 && !e.hosted;
-  c10d::TCPStoreOptions options;
-  options.port = static_cast<uint16_t>(e.master_port);
-  options.isServer = hosts;
-  options.waitWorkers = false;
-  options.timeout = milliseconds(timeout_s);
   try {
+    c10d::TCPStoreOptions options;
+    if (hosts) {
+      Listener listener(e.master_host == "127.0.0.1", e.master_port);
+      options = server_on(listener);
+    }
+    options.port = static_cast<uint16_t>(e.master_port);
+    options.waitWorkers = false;
+    options.timeout = milliseconds(timeout_s);
     impl_->store = c10::make_intrusive<c10d::TCPStore>(e.master_host, options);
   } catch (const std::exception& failure) {
-    const std::string why =
-        std::string(failure.what()).substr(0, std::string(failure.what()).find('\n'));
+    const std::string why = split(failure.what(), '\n')[0];
     if (hosts)
       throw Error(
-          "rank 0 cannot listen on port {} (MASTER_PORT): {}. Another job may use it; set "
-          "MASTER_PORT to a free port",
-          e.master_port, why);
+          "rank 0: {} (MASTER_PORT). Another job may use it; set MASTER_PORT to a free port", why);
     throw Error("rank {} reached nobody at {}:{} (MASTER_ADDR, MASTER_PORT) within {} s: {}",
                 e.rank, e.master_host, e.master_port, timeout_s, why);
   }

@@ -1,0 +1,34 @@
+// TCP sockets, closed when they go.
+#pragma once
+#include <cstdint>
+
+namespace ceiling {
+
+class Socket {
+ public:
+  explicit Socket(int descriptor);  // Error with the system's reason if it is negative
+  ~Socket();
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  int get() const { return descriptor_; }
+  int release();  // the caller closes it
+
+ private:
+  int descriptor_;
+};
+
+// Listens on an IPv4 port: of this host's loopback only, or of all its addresses. Port 0: a free
+// one.
+class Listener {
+ public:
+  Listener(bool loopback, int64_t port);  // Error with the system's reason
+  int64_t port() const { return port_; }
+  int descriptor() const { return socket_.get(); }
+  int release() { return socket_.release(); }
+
+ private:
+  Socket socket_;
+  int64_t port_ = 0;
+};
+
+}  // namespace ceiling
