@@ -1,5 +1,6 @@
 #include "parallel/launcher.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -17,7 +18,7 @@
 #include "base/stop.h"
 #include "base/text.h"
 #include "parallel/rank_environment.h"
-#include "parallel/rendezvous.h"
+#include "parallel/socket.h"
 
 namespace ceiling {
 
@@ -34,7 +35,9 @@ struct Rank {
   bool running = false;
 };
 
-std::vector<std::string> environment_of(int64_t rank, int64_t n_ranks, int64_t port) {
+// Rank 0 gets the listening socket `listener`: no other job can take the port before it serves
+// there, and the others can connect already.
+std::vector<std::string> environment_of(int64_t rank, int64_t n_ranks, const Listener& listener) {
   std::vector<std::string> variables;
   const std::vector<std::pair<std::string, std::string>> ours = {
       {"RANK", std::to_string(rank)},
@@ -42,9 +45,11 @@ std::vector<std::string> environment_of(int64_t rank, int64_t n_ranks, int64_t p
       {"LOCAL_RANK", std::to_string(rank)},
       {"LOCAL_WORLD_SIZE", std::to_string(n_ranks)},
       {"MASTER_ADDR", "127.0.0.1"},
-      {"MASTER_PORT", std::to_string(port)},
+      {"MASTER_PORT", std::to_string(listener.port())},
       {"TORCHELASTIC_RUN_ID", ""},
       {"TORCHELASTIC_RESTART_COUNT", ""},
+      {"TORCHELASTIC_USE_AGENT_STORE", ""},
+      {kListenerVariable, std::to_string(listener.descriptor())},
       {kLaunchedVariable, "1"}};
   for (char** variable = environ; *variable; ++variable) {
     const std::string name = std::string(*variable).substr(0, std::string(*variable).find('='));
@@ -63,11 +68,11 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
   return all;
 }
 
-pid_t start(int64_t rank, int64_t n_ranks, int64_t port) {
+pid_t start(int64_t rank, int64_t n_ranks, const Listener& listener) {
   std::string command_line = read_file("/proc/self/cmdline");
   if (!command_line.empty() && command_line.back() == '\0') command_line.pop_back();
   std::vector<std::string> arguments = split(command_line, '\0');
-  std::vector<std::string> variables = environment_of(rank, n_ranks, port);
+  std::vector<std::string> variables = environment_of(rank, n_ranks, listener);
   const std::vector<char*> argv = pointers(arguments), envp = pointers(variables);
   const pid_t parent = ::getpid();
   const pid_t process = ::fork();
@@ -77,6 +82,7 @@ pid_t start(int64_t rank, int64_t n_ranks, int64_t port) {
   ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != parent) ::_exit(1);
+  if (rank == 0) ::fcntl(listener.descriptor(), F_SETFD, 0);  // stays open over exec
   ::execve("/proc/self/exe", argv.data(), envp.data());
   ::_exit(127);
 }
@@ -117,10 +123,10 @@ void to_running(const std::vector<Rank>& ranks, const Send& send) {
 }  // namespace
 
 int launch_ranks(int64_t n_ranks) {
-  const Rendezvous rendezvous = Rendezvous::host();
+  const Listener listener(/*loopback=*/true, /*port=*/0);
   std::vector<Rank> ranks(static_cast<size_t>(n_ranks));
   for (size_t i = 0; i < ranks.size(); ++i)
-    ranks[i] = {start(static_cast<int64_t>(i), n_ranks, rendezvous.port()), 0, true};
+    ranks[i] = {start(static_cast<int64_t>(i), n_ranks, listener), 0, true};
   int first_failure = 0;
   bool passed_on = false, asked = false, killed = false;
   Clock::time_point failed_at{};

@@ -71,7 +71,9 @@ RankEnvironment from_torchrun(const Variable& variable) {
         throw Error("WORLD_SIZE={} needs {}: where rank 0 is to be met", e.size, name);
   e.master_host = variable("MASTER_ADDR");
   e.master_port = number_or(variable, "MASTER_PORT", 0);
-  e.hosted = e.launcher == "ceiling" || variable("TORCHELASTIC_USE_AGENT_STORE") == "True";
+  e.hosted = variable("TORCHELASTIC_USE_AGENT_STORE") == "True";
+  if (e.launcher == "ceiling" && e.rank == 0)
+    e.listener = static_cast<int>(number(variable, kListenerVariable));
   e.attempt = variable("TORCHELASTIC_RUN_ID") + "." + variable("TORCHELASTIC_RESTART_COUNT");
   check_port(e);
   return e;

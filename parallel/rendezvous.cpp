@@ -1,8 +1,11 @@
 #include "parallel/rendezvous.h"
 
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
@@ -23,13 +26,20 @@ std::chrono::milliseconds milliseconds(double seconds) {
 
 // A server on a listening IPv4 socket of ours. One that c10d opens itself is IPv6, and sees local
 // clients as ::ffff:127.0.0.1: it asks DNS for that name, 5 s each where the answer is lost.
-c10d::TCPStoreOptions server_on(Listener& listener) {
+c10d::TCPStoreOptions server_on(int listener, int64_t port) {
   c10d::TCPStoreOptions options;
   options.isServer = true;
   options.waitWorkers = false;
-  options.port = static_cast<uint16_t>(listener.port());
-  options.masterListenFd = listener.release();
+  options.port = static_cast<uint16_t>(port);
+  options.masterListenFd = listener;
   return options;
+}
+
+// What c10d warns of, with a stack trace, is told by the Error that follows.
+void quiet_c10d() {
+  constexpr int kErrors = 2;
+  if (!std::getenv("TORCH_CPP_LOG_LEVEL"))
+    FLAGS_caffe2_log_level = std::max(FLAGS_caffe2_log_level, kErrors);
 }
 
 std::vector<uint8_t> bytes(const std::string& text) { return {text.begin(), text.end()}; }
@@ -48,7 +58,8 @@ Rendezvous::~Rendezvous() = default;
 
 Rendezvous Rendezvous::host() {
   Listener listener(/*loopback=*/true, /*port=*/0);
-  const c10d::TCPStoreOptions options = server_on(listener);
+  const int64_t port = listener.port();
+  const c10d::TCPStoreOptions options = server_on(listener.release(), port);
   auto impl = std::make_unique<Impl>();
   auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
   impl->port = store->getPort();
@@ -58,12 +69,15 @@ Rendezvous Rendezvous::host() {
 
 Rendezvous::Rendezvous(const RankEnvironment& e, double timeout_s)
     : impl_(std::make_unique<Impl>()) {
+  quiet_c10d();
   const bool hosts = e.rank == 0 && !e.hosted;
   try {
     c10d::TCPStoreOptions options;
-    if (hosts) {
+    if (hosts && e.listener >= 0) {
+      options = server_on(e.listener, e.master_port);
+    } else if (hosts) {
       Listener listener(e.master_host == "127.0.0.1", e.master_port);
-      options = server_on(listener);
+      options = server_on(listener.release(), e.master_port);
     }
     options.port = static_cast<uint16_t>(e.master_port);
     options.waitWorkers = false;

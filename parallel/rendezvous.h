@@ -1,5 +1,5 @@
-// Where the processes of a job meet: keys and values on a c10d::TCPStore, hosted by the launcher
-// (ceiling's own, torchrun) or by rank 0. Used to find each other, to compare what each was started
+// Where the processes of a job meet: keys and values on a c10d::TCPStore, hosted by rank 0 or by
+// torchrun. Used to find each other, to compare what each was started
 // with, and to leave word why one stops; never for tensors.
 #pragma once
 #include <cstdint>
@@ -17,7 +17,7 @@ class Rendezvous {
   // Joins as rank e.rank. Error if nobody listens there within the time, the port is taken, or
   // another process is this rank already.
   Rendezvous(const RankEnvironment& e, double timeout_s);
-  // A store on a free port of this host, for processes still to be started.
+  // A store on a free port of this host, for tests.
   static Rendezvous host();
   Rendezvous(Rendezvous&&) noexcept;
   ~Rendezvous();
@@ -33,7 +33,7 @@ class Rendezvous {
   std::string get_while(const std::string& key, const std::string& what, double timeout_s,
                         const std::function<void()>& poll);
   std::optional<std::string> try_get(const std::string& key);  // nothing if the store is gone, too
-  // A connection of its own, for another thread.
+  // A connection of its own, for another thread. Waits where nobody answers any more.
   Rendezvous clone() const;
 
  private:

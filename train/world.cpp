@@ -32,6 +32,7 @@ World::World(const ParallelSection& config)
   rendezvous_ = std::make_unique<Rendezvous>(*environment_, timeout_s_);
   peers_ = std::make_shared<Peers>(*environment_, *rendezvous_, timeout_s_);
   communicator_ = std::make_unique<CpuCommunicator>(peers_);
+  saver_rendezvous_ = std::make_shared<Rendezvous>(rendezvous_->clone());
 }
 
 World::~World() = default;
@@ -88,7 +89,8 @@ namespace {
 
 class StoreMeeting final : public SaveMeeting {
  public:
-  StoreMeeting(Rendezvous rendezvous, std::shared_ptr<Peers> peers, int64_t n, double timeout_s)
+  StoreMeeting(std::shared_ptr<Rendezvous> rendezvous, std::shared_ptr<Peers> peers, int64_t n,
+               double timeout_s)
       : rendezvous_(std::move(rendezvous)),
         peers_(std::move(peers)),
         prefix_("save/" + std::to_string(n) + "/"),
@@ -96,18 +98,17 @@ class StoreMeeting final : public SaveMeeting {
   int64_t rank() const override { return peers_->rank(); }
   int64_t size() const override { return peers_->size(); }
   void tell(const std::string& key, const std::string& value) override {
-    rendezvous_.set(prefix_ + key, value);
+    rendezvous_->set(prefix_ + key, value);
   }
   std::string hear(const std::string& key, int64_t from_rank) override {
-    return rendezvous_.get_while(prefix_ + key, fmt::format("the checkpoint of rank {}", from_rank),
-                                 timeout_s_, [&] {
-                                   if (const int64_t lost = peers_->lost(); lost >= 0)
-                                     peers_->throw_lost(lost, "saving");
-                                 });
+    return rendezvous_->get_while(
+        prefix_ + key, fmt::format("the checkpoint of rank {}", from_rank), timeout_s_, [&] {
+          if (const int64_t lost = peers_->lost(); lost >= 0) peers_->throw_lost(lost, "saving");
+        });
   }
 
  private:
-  Rendezvous rendezvous_;
+  std::shared_ptr<Rendezvous> rendezvous_;
   std::shared_ptr<Peers> peers_;
   std::string prefix_;
   double timeout_s_;
@@ -117,7 +118,7 @@ class StoreMeeting final : public SaveMeeting {
 
 std::unique_ptr<SaveMeeting> World::save_meeting(int64_t n) {
   if (!peers_) return nullptr;
-  return std::make_unique<StoreMeeting>(rendezvous_->clone(), peers_, n, timeout_s_);
+  return std::make_unique<StoreMeeting>(saver_rendezvous_, peers_, n, timeout_s_);
 }
 
 bool World::report_failure(const std::exception& error) {
@@ -127,7 +128,7 @@ bool World::report_failure(const std::exception& error) {
     // Whoever notices that a rank is gone without a word: one of them tells.
     return !rendezvous_->set_first("failed", fmt::format("rank {}: {}", rank(), error.what()));
   } catch (const std::exception&) {
-    return false;  // the rendezvous has gone as well: better twice than never
+    return rank() > 1;  // the rendezvous has gone, and so has rank 0 that hosted it
   }
 }
 

@@ -55,6 +55,7 @@ class World {
  private:
   std::optional<RankEnvironment> environment_;
   std::unique_ptr<Rendezvous> rendezvous_;
+  std::shared_ptr<Rendezvous> saver_rendezvous_;  // of the thread that saves
   std::shared_ptr<Peers> peers_;
   std::unique_ptr<Communicator> communicator_;
   double timeout_s_;
