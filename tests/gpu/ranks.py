@@ -19,13 +19,13 @@ CONFIGS = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "m
 
 
 def config(root, name, dataset, model, **train):
-    keys = {"steps": 60, "global_batch": 16, "micro_batch": 16, "lr": "3e-4", "log_every": 5, "precision": "bf16", **train}
+    keys = {"steps": 60, "global_batch": 16, "micro_batch": 16, "lr": "3e-4", "warmup_steps": 10, "log_every": 5, "precision": "bf16", **train}
     path = root / f"{name}.yaml"
     path.write_text(
         f"base: {CONFIGS / (model + '.yaml')}\n"
         f"run: {{dir: {root}/runs/{name}, device: cuda}}\ndata: {{path: {dataset}, context: 2048, cross_document: allow}}\n"
         "train: {" + ", ".join(f"{k}: {v}" for k, v in keys.items()) + "}\n"
-        "eval: {every: never}\ncheckpoint: {every: never}\nparallel: {timeout: 60s}\n"
+        "eval: {every: never}\ncheckpoint: {every: never, keep_best: false}\nparallel: {timeout: 60s}\n"
     )
     return path
 
