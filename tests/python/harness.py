@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-CEILING = os.environ.get("CEILING", "build/ceiling")
+CEILING = os.path.abspath(os.environ.get("CEILING", "build/ceiling"))
 MODELS = {
     "llama": "{architecture: llama, d_model: 32, n_layers: 2, n_heads: 2}",
     "retnet": "{architecture: retnet, d_model: 32, n_layers: 2, n_heads: 2}",
@@ -20,13 +20,15 @@ def ceiling(*args, **kwargs):
     return subprocess.run([CEILING, *map(str, args)], capture_output=True, text=True, **kwargs)
 
 
-def prepare(root, seed=5):
-    """A dataset of documents of 3 to 60 words in root/data."""
+def prepare(root, seed=5, noisy=0):
+    """A dataset of documents of 3 to 60 words in root/data; `noisy` of them are of random letters instead."""
     chosen = random.Random(seed)
     words = "stone river walk green early north smoke window carry under seven winter".split()
     with open(root / "corpus.jsonl", "w") as out:
-        for _ in range(300):
+        for i in range(300):
             text = " ".join(chosen.choice(words) for _ in range(chosen.randint(3, 60)))
+            if noisy and i % (300 // noisy) == 150 // noisy:
+                text = "".join(chosen.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(300))
             out.write(json.dumps({"text": text}) + "\n")
     made = ceiling("prepare", "--input", root / "corpus.jsonl", "--tokenizer", "byte", "--out", root / "data", "--valid-share", "0.1")
     assert made.returncode == 0, made.stderr
@@ -48,10 +50,10 @@ def write_config(root, name, model, **sections):
     return path
 
 
-def start(config, *overrides, env=None):
+def start(config, *overrides, env=None, cwd=None, program=None):
     return subprocess.Popen(
-        [CEILING, "train", str(config), *map(str, overrides)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, **(env or {})},
+        [program or CEILING, "train", str(config), *map(str, overrides)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, **(env or {})}, cwd=cwd,
     )
 
 

@@ -3,14 +3,16 @@
 Needs only the standard library; CEILING is the path of the program.
 """
 import json
+import os
 import pathlib
+import shutil
 import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import time
 
-from harness import MODELS, ceiling, children, kill, last_weights, leftovers, prepare, start, steps_of, wait_for_step, weights, write_config
+from harness import CEILING, MODELS, ceiling, children, kill, last_weights, leftovers, prepare, start, steps_of, wait_for_step, weights, write_config
 
 STEPS = 60
 
@@ -142,38 +144,72 @@ def signals(root):
     print("a second SIGINT: exit at once, the last checkpoint verifies", flush=True)
 
 
+def spikes(root):
+    """Noise that falls on one rank is skipped by all, at the same steps whatever their number; the samples count as consumed."""
+    (root / "noisy").mkdir()
+    prepare(root / "noisy", noisy=1)
+    settings = "steps: 120, global_batch: 6, micro_batch: 2, lr: 3e-3, log_every: 1, precision: fp32, spike: {policy: skip, window: 16, threshold: 6}"
+    config = write_config(root, "spikes", MODELS["llama"], data=f"path: {root}/noisy/data, context: 64", train=settings)
+    found = {}
+    for ranks in (1, 2, 3):
+        folder = root / "runs" / f"spikes-{ranks}"
+        finish(start(config, f"run.dir={folder}", "--ranks", ranks))
+        skips = [json.loads(x) for x in open(folder / "metrics.jsonl") if '"event":"skip"' in x]
+        found[ranks] = [s["step"] for s in skips]
+        for skip in skips:  # the rank that is named had those samples
+            step = skip["step"] - 1
+            first, last = 6 * step + 6 * skip["rank"] // ranks, 6 * step + 6 * (skip["rank"] + 1) // ranks - 1
+            assert (skip["first_sample"], skip["last_sample"]) == (first, last), skip
+        assert ceiling("data", "audit", folder).returncode == 0
+    assert len(found[1]) >= 2 and found[1] == found[2] == found[3], found
+    print(f"spikes: steps {found[1]} skipped by 1, 2 and 3 ranks", flush=True)
+
+
 def refused(root):
     """Environments and ranks that do not fit: refused before the first step, with what differs."""
-    config = write_config(root, "refused", MODELS["llama"])
+    config = write_config(root, "refused", MODELS["llama"], data="path: data, context: 64")
     folder = root / "runs" / "refused"
-    port = str(20000 + (int(time.time() * 1000) % 10000))
+    port = str(20000 + int(time.time() * 1000) % 10000)
 
-    def ranks(*overrides_of_each, env=None, program=None):
+    def ranks(overrides=((), ()), cwds=(root, root), programs=(None, None)):
         started = []
-        for rank, overrides in enumerate(overrides_of_each):
-            variables = {"RANK": str(rank), "WORLD_SIZE": str(len(overrides_of_each)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(env or {})}
-            started.append(start(config, *overrides, env=variables))
+        for rank in range(2):
+            variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            started.append(start(config, *overrides[rank], env=variables, cwd=cwds[rank], program=programs[rank]))
         ends = [(p.communicate(timeout=120)[1], p.returncode) for p in started]
         assert all(code != 0 for _, code in ends), ends
         assert not steps_of(folder), "trained all the same"
-        return "\n".join(err for err, _ in ends)
+        said = "\n".join(err for err, _ in ends)
+        assert said.count("ceiling: error:") == 1, said
+        return said
 
-    said = ranks([], ["train.lr=1e-3"])
+    said = ranks(overrides=((), ("train.lr=1e-3",)))
     assert "rank 1 was started with another configuration than rank 0" in said and "train.lr: 0.003 -> 0.001" in said, said
-    assert said.count("ceiling: error:") == 1, said
-    (root / "other").mkdir()
-    prepare(root / "other", seed=6)
-    config_of_other = write_config(root, "refused2", MODELS["llama"], run=f"dir: {folder}, seed: 3, device: cpu", data=f"path: {root}/link, context: 64")
-    # The same path, other data there: as on two hosts whose disks differ.
-    said = ceiling("train", config, env={"RANK": "3", "WORLD_SIZE": "2", "PATH": ""}).stderr
-    assert "RANK=3 but WORLD_SIZE=2: ranks are 0 to 1" in said, said
-    said = ceiling("train", config, "--ranks", "2", env={"RANK": "0", "WORLD_SIZE": "1", "PATH": ""}).stderr
-    assert "parallel.ranks: 2 processes are wanted, torchrun has started 1" in said, said
-    said = ceiling("train", config, "--gpus", "2").stderr
-    assert "device cuda" in said or "GPU" in said, said
+    other = root / "other host"
+    other.mkdir()
+    prepare(other, seed=6)
+    said = ranks(cwds=(root, other))  # the same path, other data there
+    assert "rank 1 sees other data than rank 0" in said and "parts/0/tokens" in said, said
+    other_build = root / "ceiling"
+    shutil.copy(CEILING, other_build)
+    with open(other_build, "ab") as program:
+        program.write(b"another build")
+    said = ranks(programs=(None, str(other_build)))
+    assert "rank 1 runs another build than rank 0" in said, said
+
+    def alone(expected, *arguments, **variables):
+        said = ceiling("train", config, *arguments, env={"PATH": os.environ["PATH"], **variables}, cwd=root).stderr
+        assert expected in said and said.count("\n") == 1, said
+
+    alone("RANK=3 but WORLD_SIZE=2: ranks are 0 to 1", RANK="3", WORLD_SIZE="2")
+    alone("parallel.ranks: 2 processes are wanted, torchrun has started 1", "--ranks", "2", RANK="0", WORLD_SIZE="1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        used = str(taken.getsockname()[1])
+        alone(f"cannot listen on port {used}: Address already in use", RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=used)
     assert not steps_of(folder)
-    del config_of_other
-    print("refused: another config, RANK >= WORLD_SIZE, two launchers, GPUs that are not there", flush=True)
+    print("refused: other config, data, build; RANK >= WORLD_SIZE; two launchers; a port in use", flush=True)
 
 
 def main():
@@ -185,7 +221,7 @@ def main():
             for test in (same_curve, elastic, bitwise):
                 if not only or test.__name__ in only:
                     test(root, architecture, model)
-        for test in (signals, refused):
+        for test in (signals, spikes, refused):
             if not only or test.__name__ in only:
                 test(root)
 
