@@ -12,9 +12,6 @@
 // [0.9^2, 0.999^2] (the paper's text puts a^8 there); `window` counts the token itself, as
 // transformers does (DeepMind's window of w is w + 1 here).
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/BFloat16.h>
 
 #include <cmath>
@@ -25,6 +22,7 @@
 #include "modules/layers/residual_block.h"
 #include "modules/lm.h"
 #include "modules/ops/block_linear/block_linear.h"
+#include "modules/ops/causal_conv1d/causal_conv1d.h"
 #include "modules/ops/gated/gated.h"
 #include "modules/ops/linear/linear.h"
 #include "modules/ops/linear_scan/linear_scan.h"
@@ -142,34 +140,6 @@ Init lambda_init() {
   };
 }
 
-struct Convolved {
-  at::Tensor y, taps;  // [B, T, R]; [B, 3, R], oldest first
-};
-Convolved convolve(const at::Tensor& x, const Parameter& weight, const Parameter& bias,
-                   const at::Tensor& taps, const Segments& segments) {
-  const int64_t batch = x.size(0), seq_len = x.size(1), width = x.size(2);
-  const int64_t before = kConvWidth - 1;
-  const at::Tensor past = taps.defined() ? taps : at::zeros({batch, before, width}, x.options());
-  const at::Tensor all = at::cat({past, x}, 1), w = use(weight).squeeze(1);
-  at::Tensor seen = at::ones_like(x.select(2, 0)).unsqueeze(2), y = use(bias).expand_as(x);
-  const at::Tensor starts =
-      segments.any()
-          ? at::cat({at::zeros({batch, before}, segments.start.options()), segments.start}, 1)
-                .unsqueeze(2)
-                .to(x.scalar_type())
-          : at::zeros({batch, before + seq_len, 1}, x.options());
-  at::Tensor kept = at::ones_like(all.narrow(1, 0, 1).select(2, 0)).unsqueeze(2);
-  std::vector<at::Tensor> last;
-  for (int64_t d = 0; d < kConvWidth; ++d) {
-    y = y + w.select(1, before - d) * all.narrow(1, before - d, seq_len) * seen;
-    seen = seen * (1 - starts.narrow(1, before - d, seq_len));
-    if (d == before) break;
-    last.insert(last.begin(), all.narrow(1, before + seq_len - 1 - d, 1) * kept);
-    kept = kept * (1 - starts.narrow(1, before + seq_len - 1 - d, 1));
-  }
-  return {y, at::cat(last, 1)};
-}
-
 class Recurrent final : public Mixer {
  public:
   explicit Recurrent(const GriffinConfig& c)
@@ -192,12 +162,14 @@ class Recurrent final : public Mixer {
   at::Tensor forward(const at::Tensor& x, const MixContext& context, State* state) override {
     const bool continues = state && !state->empty();
     const at::Tensor y = linear(x, y_, &y_bias_);
-    const auto [u, taps] = convolve(linear(x, x_, &x_bias_), conv_, conv_bias_,
-                                    continues ? state->tensors[1] : at::Tensor(), context.segments);
+    const auto conv = causal_conv1d(linear(x, x_, &x_bias_), conv_, &conv_bias_,
+                                    continues ? state->tensors[1] : at::Tensor(), context.segments,
+                                    /*silu=*/false);
+    const at::Tensor& u = conv.y;
     const auto out = rg_lru(u, block_linear(u, recurrence_.weight), block_linear(u, input_.weight),
                             {lambda_, recurrence_.bias, input_.bias},
                             continues ? state->tensors[0] : at::Tensor(), context.segments);
-    if (state) state->tensors = {out.state, taps};
+    if (state) state->tensors = {out.state, conv.state};
     return linear(gated(y, out.h, Activation::kGeluTanh), out_, &out_bias_);
   }
 

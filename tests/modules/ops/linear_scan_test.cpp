@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "modules/ops/device.h"
+#include "modules/ops/linear_scan/cuda.h"
 #include "modules/ops/linear_scan/reference.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
@@ -372,7 +373,8 @@ TEST(LinearScanGpu, Float64TakesTheReference) {
 
 TEST(LinearScanGpu, IndicesPassTwoToThe31) {  // 4.3 GB a tensor
   const auto options = at::dtype(at::kBFloat16).device(pick_device("cuda"));
-  constexpr int64_t kDim = 2048, kBatch = 16, kLen = (int64_t{1} << 31) / kDim / kBatch + 8;
+  constexpr int64_t kDim = 2048, kBatch = 16,
+                    kLen = (int64_t{1} << 31) / kDim / kBatch + kGpuScanTile;
   const at::Tensor a = at::full({kBatch, kLen, kDim}, 0.5, options),
                    b = at::randn({kBatch, kLen, kDim}, options);
   const at::Tensor h = linear_scan(a, b, {}, {}).h;
