@@ -88,10 +88,10 @@ Reference lru_reference(const Segments& segments) {
   };
 }
 
-// float32: exp to 2e-7, raised to the power of the sums over time. bfloat16: the state before is
-// read as rounded, and gradients of parameters are sums over time of such products.
+// bfloat16: the state before is read as rounded, and gradients of parameters are sums over time of
+// products with it.
 double tolerance(at::ScalarType dtype) {
-  return dtype == at::kDouble ? 1e-12 : dtype == at::kFloat ? 2e-5 : 1.6e-2;
+  return usual_tolerance(dtype) * (dtype == at::kBFloat16 ? 2 : 1);
 }
 
 class LinearScanTest : public ::testing::TestWithParam<at::ScalarType> {};
@@ -234,7 +234,8 @@ TEST(LinearScan, SlowAndSaturatedChannelsKeepFloat32Accuracy) {
   Tensors in = lru_inputs(s), w = lru_weights(s);
   w[0] = at::tensor({-12.0, -9.0, -6.0, 0.0, 5.0, 30.0}, at::kDouble);
   in[1].select(1, 7).fill_(-60), in[1].select(1, 9).fill_(60), in[2].select(1, 11).fill_(-200);
-  expect_equals_reference(lru_op({}), lru_reference({}), in, w, at::kFloat, 2e-5);
+  expect_equals_reference(lru_op({}), lru_reference({}), in, w, at::kFloat,
+                          usual_tolerance(at::kFloat));
 }
 
 TEST(LinearScan, TwoBackwardsAddUp) {
