@@ -54,7 +54,9 @@ std::vector<TensorSource> tensors_of(const std::vector<NamedTensor>& weights,
       end = vocab_size;
     }
     const at::Tensor part = whole.narrow(0, tensor.begin, end - tensor.begin);
-    tensors.push_back({tensor.hf_name, dtype, part.sizes().vec(), [part] { return part; }});
+    const double shift = tensor.shift;
+    tensors.push_back({tensor.hf_name, dtype, part.sizes().vec(),
+                       [part, shift] { return shift == 0 ? part : part.add(shift); }});
   }
   for (const auto& [name, n] : rows_left)
     if (n != 0) throw Error("export: {} rows of {} have no place in the layout", n, name);

@@ -144,8 +144,9 @@ void HfWeights::load(const std::vector<NamedTensor>& into) const {
   for (const HfTensor& tensor : layout_.tensors) {
     const at::Tensor& whole = by_name[tensor.name];
     const int64_t end = tensor.end < 0 ? whole.size(0) : tensor.end;
-    where_.at(tensor.hf_name)
-        ->read_into(tensor.hf_name, whole.narrow(0, tensor.begin, end - tensor.begin));
+    at::Tensor part = whole.narrow(0, tensor.begin, end - tensor.begin);
+    where_.at(tensor.hf_name)->read_into(tensor.hf_name, part);
+    if (tensor.shift != 0) part.sub_(tensor.shift);
   }
 }
 

@@ -121,7 +121,8 @@ double LanguageModel::flops_per_token(int64_t seq_len) {
   double flops = 2.0 * static_cast<double>(head_.numel());
   for (Block* block : blocks_) {
     for (const Parameter* parameter : block->parameters())
-      if (parameter->shape.size() == 2) flops += 2.0 * static_cast<double>(parameter->numel());
+      if (parameter->shape.size() == 2 && parameter->options.decay)
+        flops += 2.0 * static_cast<double>(parameter->numel());
     flops += block->mixer().mixing_flops_per_token(seq_len);
   }
   return flops;

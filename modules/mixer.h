@@ -33,8 +33,9 @@ struct MixContext {
   // document; undefined: all.
   at::Tensor carried;
   // [B or 1, 1, T, keys] bool, which keys a query sees: made by the first attention layer of a
-  // forward, used by all.
+  // forward, used by all with the same window.
   mutable at::Tensor attention_mask;
+  mutable int64_t attention_window = 0;
 };
 
 class Mixer : public Module {

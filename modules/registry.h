@@ -16,10 +16,11 @@ namespace ceiling {
 class LanguageModel;
 
 // One tensor of a Hugging Face checkpoint: the rows [begin, end) of one of our parameters (end -1:
-// all rows).
+// all rows), plus `shift` (-1 where a gain g is stored as g - 1).
 struct HfTensor {
   std::string hf_name, name;
   int64_t begin = 0, end = -1;
+  double shift = 0;
 };
 
 struct HfLayout {

@@ -37,16 +37,17 @@ at::Tensor key_documents(const MixContext& context, int64_t batch, int64_t seq_l
       {of_cached, segments.any() ? segments.document : at::zeros({batch, seq_len}, ints)}, 1);
 }
 
-// Which of the keys (`cached` ones, then the T new ones) each query sees. Undefined if plain causal
-// will do.
+// Which of the keys (`cached` ones, at most window - 1, then the T new ones) each query sees.
+// Undefined if plain causal will do.
 at::Tensor make_mask(const MixContext& context, int64_t batch, int64_t seq_len, int64_t cached,
-                     const at::Device& device) {
-  const bool plain = plain_causal(context);
-  if (plain && (cached == 0 || seq_len == 1)) return {};
+                     int64_t window, const at::Device& device) {
+  const bool plain = plain_causal(context), windowed = cached + seq_len > window;
+  if (plain && (seq_len == 1 || (cached == 0 && !windowed))) return {};
   const auto ints = at::TensorOptions().dtype(at::kInt).device(device);
   const at::Tensor query = at::arange(seq_len, ints).view({1, 1, seq_len, 1});
   const at::Tensor key = at::arange(cached + seq_len, ints).view({1, 1, 1, cached + seq_len});
-  const at::Tensor seen = key.le(query + cached);
+  at::Tensor seen = key.le(query + cached);
+  if (windowed) seen = seen & key.gt(query + (cached - window));
   if (plain) return seen;
   const at::Tensor document = key_documents(context, batch, seq_len, cached, device);
   return seen & document.view({batch, 1, 1, -1})
@@ -72,6 +73,31 @@ at::Tensor append(at::Tensor& held, int64_t length, const at::Tensor& fresh, int
   return held.narrow(1, 0, batch_length);
 }
 
+// The same with a window: -> [B, at most window - 1 + T, H, K]. What no later token sees is dropped
+// when there is no room left, so that the cost of moving the rest is spread over many tokens.
+at::Tensor append_windowed(at::Tensor& held, int64_t& length, const at::Tensor& fresh,
+                           int64_t window) {
+  const int64_t seq_len = fresh.size(1), seen = std::min(length, window - 1);
+  if (!at::GradMode::is_enabled() && held.defined() && length + seq_len <= held.size(1)) {
+    held.narrow(1, length, seq_len).copy_(fresh);
+    length += seq_len;
+    return held.narrow(1, length - seq_len - seen, seen + seq_len);
+  }
+  const at::Tensor all =
+      seen > 0 ? at::cat({held.narrow(1, length - seen, seen), fresh}, 1) : fresh;
+  const int64_t kept = std::min(seen + seq_len, window - 1);
+  const at::Tensor last = all.narrow(1, seen + seq_len - kept, kept);
+  if (at::GradMode::is_enabled()) {
+    held = last;
+  } else {
+    const int64_t room = std::min(2 * window, 2 * kept + 64);
+    held = at::empty({fresh.size(0), room, fresh.size(2), fresh.size(3)}, fresh.options());
+    held.narrow(1, 0, kept).copy_(last);
+  }
+  length = kept;
+  return all;
+}
+
 // cuDNN plans anew for each length, which costs more than one token's attention: not for decoding.
 class WithoutCudnn {
  public:
@@ -91,19 +117,23 @@ class WithoutCudnn {
 
 // [B, T, H, K] queries, [B, cached + T, H_kv, K] keys and values -> [B, T, H, K]
 at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-               const MixContext& context, int64_t cached) {
+               const MixContext& context, int64_t cached, int64_t window) {
   const int64_t batch = q.size(0), seq_len = q.size(1);
+  const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
   if (q.device().is_cpu()) {
     const at::Tensor document = plain_causal(context)
                                     ? at::Tensor()
                                     : key_documents(context, batch, seq_len, cached, q.device());
-    return causal_attention(q, k, v, document, 1 / std::sqrt(static_cast<double>(q.size(3))));
+    return causal_attention(q, k, v, document, scale, window);
   }
-  if (cached == 0 && packed_attention_supports(q, context.segments.bounds))
-    return packed_attention(q, k, v, context.segments.bounds, seq_len,
-                            1 / std::sqrt(static_cast<double>(q.size(3))));
-  if (!context.attention_mask.defined())
-    context.attention_mask = make_mask(context, batch, seq_len, cached, q.device());
+  const at::Tensor& bounds = context.segments.bounds;
+  const bool worth = bounds.defined() || (plain_causal(context) && seq_len > window);
+  if (cached == 0 && worth && packed_attention_supports(q))
+    return packed_attention(q, k, v, bounds, seq_len, scale, window);
+  if (!context.attention_mask.defined() || context.attention_window != window) {
+    context.attention_mask = make_mask(context, batch, seq_len, cached, window, q.device());
+    context.attention_window = window;
+  }
   const bool has_mask = context.attention_mask.defined();
   const WithoutCudnn decoding(cached > 0 || seq_len == 1);
   return at::scaled_dot_product_attention(
@@ -119,44 +149,60 @@ at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 
 Attention::Attention(const AttentionOptions& options)
     : options_(options),
-      rotary_(rope_frequencies(options.head_dim, options.rope_base)),
+      rotary_(rope_frequencies(options.rotary_dim > 0 ? options.rotary_dim : options.head_dim,
+                               options.rope_base)),
       qkv_(parameter(
           "qkv.weight",
           {(options.n_heads + 2 * options.n_kv_heads) * options.head_dim, options.d_model},
           {.init = options.qkv_init})),
       out_(parameter("out.weight", {options.d_model, options.n_heads * options.head_dim},
-                     {.init = options.out_init})) {}
+                     {.init = options.out_init})),
+      out_bias_(options.out_bias ? &parameter("out.bias", {options.d_model}, {.decay = false})
+                                 : nullptr) {}
 
 at::Tensor Attention::forward(const at::Tensor& x, const MixContext& context, State* state) {
   const int64_t batch = x.size(0), seq_len = x.size(1);
-  const int64_t cached = state ? state->length : 0;
+  const bool windowed = options_.window != kNoWindow;
+  const int64_t held = state ? state->length : 0,
+                cached = windowed ? std::min(held, options_.window - 1) : held;
   const RotaryOutput heads = split_rotary(linear(x, qkv_), context.position, rotary_,
                                           {.n_q_heads = options_.n_heads,
                                            .n_k_heads = options_.n_kv_heads,
                                            .head_dim = options_.head_dim,
-                                           .rest = {options_.n_kv_heads * options_.head_dim}},
+                                           .rest = {options_.n_kv_heads * options_.head_dim},
+                                           .rotary_dim = options_.rotary_dim},
                                           context.position_bound);
   at::Tensor k = heads.k;
   at::Tensor v = heads.rest[0].unflatten(-1, {options_.n_kv_heads, options_.head_dim});
   if (state) {
     state->tensors.resize(2);
-    k = append(state->tensors[0], cached, k, cached + seq_len);
-    v = append(state->tensors[1], cached, v, cached + seq_len);
-    state->length = cached + seq_len;
+    for (auto& [tensor, fresh] : {std::pair{&state->tensors[0], &k}, {&state->tensors[1], &v}}) {
+      state->length = held;
+      if (windowed) {
+        *fresh = append_windowed(*tensor, state->length, *fresh, options_.window);
+      } else {
+        *fresh = append(*tensor, held, *fresh, held + seq_len);
+        state->length += seq_len;
+      }
+    }
   }
-  const at::Tensor y = mix(heads.q, k, v, context, cached);
-  return linear(y.reshape({batch, seq_len, options_.n_heads * options_.head_dim}), out_);
+  const at::Tensor y = mix(heads.q, k, v, context, cached, options_.window);
+  return linear(y.reshape({batch, seq_len, options_.n_heads * options_.head_dim}), out_, out_bias_);
 }
 
 double Attention::mixing_flops_per_token(int64_t seq_len) const {
-  // Scores and weighted sum: 2 products of 2 FLOPs, over (T + 1) / 2 keys on average.
-  return 4.0 * static_cast<double>(options_.n_heads * options_.head_dim) *
-         (static_cast<double>(seq_len) + 1) / 2;
+  // Scores and weighted sum: 2 products of 2 FLOPs, over (T + 1) / 2 keys on average; with a window
+  // W the first W tokens see so many of W, the others W each.
+  const auto n = static_cast<double>(seq_len),
+             w = static_cast<double>(std::min(seq_len, options_.window));
+  const double keys = w * (n - (w - 1) / 2) / n;
+  return 4.0 * static_cast<double>(options_.n_heads * options_.head_dim) * keys;
 }
 
 double Attention::state_bytes(int64_t n_tokens, int64_t element_bytes) const {
-  return 2.0 *
-         static_cast<double>(options_.n_kv_heads * options_.head_dim * n_tokens * element_bytes);
+  const int64_t held =
+      options_.window == kNoWindow ? n_tokens : std::min(n_tokens, options_.window - 1);
+  return 2.0 * static_cast<double>(options_.n_kv_heads * options_.head_dim * held * element_bytes);
 }
 
 }  // namespace ceiling

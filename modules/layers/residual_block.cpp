@@ -6,13 +6,18 @@
 namespace ceiling {
 
 GatedFfn::GatedFfn(int64_t d_model, int64_t d_ff, Activation activation, Init gate_up_init,
-                   Init down_init)
+                   Init down_init, bool biases)
     : activation_(activation),
       gate_up_(parameter("gate_up.weight", {2 * d_ff, d_model}, {.init = std::move(gate_up_init)})),
-      down_(parameter("down.weight", {d_model, d_ff}, {.init = std::move(down_init)})) {}
+      down_(parameter("down.weight", {d_model, d_ff}, {.init = std::move(down_init)})) {
+  if (!biases) return;
+  gate_up_bias_ = &parameter("gate_up.bias", {2 * d_ff}, {.decay = false});
+  down_bias_ = &parameter("down.bias", {d_model}, {.decay = false});
+}
 
 at::Tensor GatedFfn::forward_add(const at::Tensor& x, const at::Tensor& residual) {
-  return linear_add(gated(linear(x, gate_up_), activation_), down_, residual);
+  const at::Tensor wide = gated(linear(x, gate_up_, gate_up_bias_), activation_);
+  return linear_add(wide, down_, residual, down_bias_);
 }
 
 ResidualBlock::ResidualBlock(std::string mixer_name, std::unique_ptr<Mixer> mixer,

@@ -13,12 +13,15 @@ namespace ceiling {
 // the way out.
 class GatedFfn : public Module {
  public:
-  GatedFfn(int64_t d_model, int64_t d_ff, Activation activation, Init gate_up_init, Init down_init);
+  // `biases`, zero at the start, on all three if wanted.
+  GatedFfn(int64_t d_model, int64_t d_ff, Activation activation, Init gate_up_init, Init down_init,
+           bool biases = false);
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual);
 
  private:
   Activation activation_;
-  Parameter &gate_up_, &down_;  // [2F, D], [D, F]
+  Parameter &gate_up_, &down_;                                      // [2F, D], [D, F]
+  const Parameter *gate_up_bias_ = nullptr, *down_bias_ = nullptr;  // [2F], [D], or none
 };
 
 class ResidualBlock final : public Block {

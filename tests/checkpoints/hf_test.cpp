@@ -27,6 +27,11 @@ json tiny_config(const std::string& architecture, bool tied) {
             {"intermediate_size", 24},
             {"tie_word_embeddings", tied},
             {"vocab_size", kVocab}};
+  if (architecture == "griffin")
+    return {
+        {"model_type", "recurrent_gemma"}, {"hidden_size", 16},           {"num_hidden_layers", 3},
+        {"num_attention_heads", 2},        {"num_key_value_heads", 1},    {"lru_width", 24},
+        {"intermediate_size", 48},         {"tie_word_embeddings", tied}, {"vocab_size", kVocab}};
   return {{"model_type", "llama"},        {"hidden_size", 16},    {"num_hidden_layers", 2},
           {"num_attention_heads", 4},     {"head_dim", 4},        {"num_key_value_heads", 2},
           {"intermediate_size", 24},      {"vocab_size", kVocab}, {"tie_word_embeddings", tied},
@@ -96,7 +101,7 @@ class HfTest : public ::testing::Test {
 };
 
 TEST_F(HfTest, ImportGivesBackWhatWasExported) {
-  for (const char* architecture : {"llama", "retnet"}) {
+  for (const char* architecture : {"llama", "retnet", "griffin"}) {
     for (const bool tied : {false, true}) {
       const Tiny ours(architecture, tied, 1);
       Tiny theirs(architecture, tied, 2);

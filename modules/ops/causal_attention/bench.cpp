@@ -1,4 +1,5 @@
-// Against at::scaled_dot_product_attention at the shape of shared peers' scripts and at a long one.
+// On a CPU against at::scaled_dot_product_attention at the shape of shared peers' scripts and at a
+// long one; on a GPU windows against all keys.
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "modules/ops/bench.h"
 #include "modules/ops/causal_attention/causal_attention.h"
+#include "modules/ops/causal_attention/packed_attention.h"
 
 namespace ceiling {
 namespace {
@@ -17,15 +19,18 @@ struct BenchShape {
 };
 
 void time_both(BenchReport& report, const BenchShape& s, const std::string& name,
-               at::ScalarType dtype,
+               at::ScalarType dtype, int64_t window,
                const std::function<at::Tensor(const std::vector<at::Tensor>&)>& attention) {
+  const auto options = at::TensorOptions().dtype(dtype).device(report.device());
   std::vector<at::Tensor> in;
   for (int i = 0; i < 3; ++i)
-    in.push_back(at::randn({s.batch, s.seq_len, s.heads, s.head_dim}, dtype).requires_grad_());
-  const at::Tensor dy = at::randn({s.batch, s.seq_len, s.heads, s.head_dim}, dtype);
+    in.push_back(at::randn({s.batch, s.seq_len, s.heads, s.head_dim}, options).requires_grad_());
+  const at::Tensor dy = at::randn({s.batch, s.seq_len, s.heads, s.head_dim}, options);
   const auto n = static_cast<double>(dy.numel());
   const double bytes = n * static_cast<double>(dy.element_size());
-  const double flops = 4 * n * static_cast<double>(s.seq_len + 1) / 2;
+  const auto seen = static_cast<double>(std::min(window, s.seq_len));
+  const double keys = seen * (1 - (seen - 1) / (2 * static_cast<double>(s.seq_len)));
+  const double flops = 4 * n * keys;
   const std::string shape =
       fmt::format("B {} T {} H {} hd {} {}", s.batch, s.seq_len, s.heads, s.head_dim, name);
   report.time(
@@ -39,13 +44,30 @@ void time_both(BenchReport& report, const BenchShape& s, const std::string& name
               [&] { torch::autograd::grad({attention(in)}, in, {dy}); });
 }
 
+// What the layer calls there: torch's own, and torch's flash attention where a window cuts.
+void bench_windows(BenchReport& report) {
+  const BenchShape s{4, 8192, 16, 128};
+  const double scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
+  time_both(report, s, "bf16 torch", at::kBFloat16, kNoWindow,
+            [](const std::vector<at::Tensor>& x) {
+              return at::scaled_dot_product_attention(x[0].transpose(1, 2), x[1].transpose(1, 2),
+                                                      x[2].transpose(1, 2), {}, 0.0, true)
+                  .transpose(1, 2);
+            });
+  for (const int64_t window : {1024, 2048})
+    time_both(report, s, fmt::format("bf16 window {}", window), at::kBFloat16, window,
+              [&](const std::vector<at::Tensor>& x) {
+                return packed_attention(x[0], x[1], x[2], {}, s.seq_len, scale, window);
+              });
+}
+
 void bench_causal_attention(BenchReport& report) {
-  if (!report.device().is_cpu()) return;  // there the layer calls torch's
+  if (!report.device().is_cpu()) return bench_windows(report);
   for (const BenchShape& s : {BenchShape{8, 256, 4, 64}, BenchShape{1, 2048, 8, 64}}) {
     const double scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
     const auto ours = [scale](std::optional<Bf16Product> product) {
       return [=](const std::vector<at::Tensor>& x) {
-        return causal_attention(x[0], x[1], x[2], {}, scale, product);
+        return causal_attention(x[0], x[1], x[2], {}, scale, kNoWindow, product);
       };
     };
     const auto torchs = [](const std::vector<at::Tensor>& x) {
@@ -53,14 +75,14 @@ void bench_causal_attention(BenchReport& report) {
                                               x[2].transpose(1, 2), {}, 0.0, true)
           .transpose(1, 2);
     };
-    time_both(report, s, "fp32 torch", at::kFloat, torchs);
-    time_both(report, s, "fp32", at::kFloat, ours({}));
-    time_both(report, s, "bf16 torch", at::kBFloat16, torchs);
+    time_both(report, s, "fp32 torch", at::kFloat, kNoWindow, torchs);
+    time_both(report, s, "fp32", at::kFloat, kNoWindow, ours({}));
+    time_both(report, s, "bf16 torch", at::kBFloat16, kNoWindow, torchs);
     for (const Bf16Product product : bf16_products())
       time_both(
           report, s,
           std::vector{"bf16 widened", "bf16 pairs", "bf16 tiles"}[static_cast<size_t>(product)],
-          at::kBFloat16, ours(product));
+          at::kBFloat16, kNoWindow, ours(product));
   }
 }
 

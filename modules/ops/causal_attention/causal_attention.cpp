@@ -29,21 +29,23 @@ AttentionRows rows_of(const at::Tensor& x) {
   return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-// [B, T] int32: where the document of each query begins.
-at::Tensor first_keys(const at::Tensor& document, int64_t seq_len) {
-  const at::Tensor ids = document.contiguous(),
-                   first = at::empty({ids.size(0), seq_len}, ids.options());
-  const int64_t n_keys = ids.size(1);
-  for (int64_t b = 0; b < ids.size(0); ++b) {
-    const int* id = ids.const_data_ptr<int>() + b * n_keys;
+// [B, T] int32: the first key that each query sees, where its document or the window begins.
+at::Tensor first_keys(const at::Tensor& document, const at::Tensor& q, int64_t n_keys,
+                      int64_t window) {
+  const int64_t batch = q.size(0), seq_len = q.size(1);
+  const at::Tensor ids = document.defined() ? document.contiguous() : at::Tensor(),
+                   first = at::empty({batch, seq_len}, at::kInt);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int* id = ids.defined() ? ids.const_data_ptr<int>() + b * n_keys : nullptr;
     int* out = first.mutable_data_ptr<int>() + b * seq_len;
     int64_t begin = 0;
     for (int64_t j = 0; j < n_keys; ++j) {
-      if (j > 0 && id[j] < id[j - 1])
+      if (id && j > 0 && id[j] < id[j - 1])
         throw Error("causal_attention: document {} follows {} in row {}; they must not decrease",
                     id[j], id[j - 1], b);
-      if (j > 0 && id[j] != id[j - 1]) begin = j;
-      if (j >= n_keys - seq_len) out[j - (n_keys - seq_len)] = static_cast<int>(begin);
+      if (id && j > 0 && id[j] != id[j - 1]) begin = j;
+      if (j >= n_keys - seq_len)
+        out[j - (n_keys - seq_len)] = static_cast<int>(std::max(begin, j - window + 1));
     }
   }
   return first;
@@ -110,7 +112,7 @@ class CausalAttentionFn : public torch::autograd::Function<CausalAttentionFn> {
 };
 
 void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-           const at::Tensor& document) {
+           const at::Tensor& document, int64_t window) {
   if (q.dim() != 4 || k.dim() != 4 || v.dim() != 4)
     throw Error(
         "causal_attention: q, k and v must be [B, T, heads, head_dim], got {}, {} and {} "
@@ -132,6 +134,8 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
       (document.sizes() != k.sizes().slice(0, 2) || document.scalar_type() != at::kInt))
     throw Error("causal_attention: document must be int32 [{}, {}], one for each key", k.size(0),
                 k.size(1));
+  if (window < 1)
+    throw Error("causal_attention: window {} is not allowed, must be at least 1", window);
   if (k.size(1) > std::numeric_limits<int>::max())
     throw Error("causal_attention: {} keys; at most {} are supported", k.size(1),
                 std::numeric_limits<int>::max());
@@ -157,17 +161,18 @@ std::vector<Bf16Product> bf16_products() {
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& document, double scale,
+                            const at::Tensor& document, double scale, int64_t window,
                             std::optional<Bf16Product> product) {
-  check(q, k, v, document);
+  check(q, k, v, document, window);
   if (q.numel() == 0) return at::empty(q.sizes(), q.options());
+  const bool whole = !document.defined() && window >= k.size(1);
   return CausalAttentionFn::apply(
-      q, k, v, document.defined() ? std::optional(first_keys(document, q.size(1))) : std::nullopt,
+      q, k, v, whole ? std::nullopt : std::optional(first_keys(document, q, k.size(1), window)),
       scale, static_cast<int64_t>(product.value_or(bf16_products().back())));
 }
 
 at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                      const at::Tensor& document, double scale) {
+                                      const at::Tensor& document, double scale, int64_t window) {
   const int64_t seq_len = q.size(1), n_keys = k.size(1), cached = n_keys - seq_len;
   const auto type = wide_type(q);
   const auto heads = [&](const at::Tensor& x) {
@@ -177,6 +182,7 @@ at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, 
   const at::Tensor query = at::arange(cached, n_keys, ints).view({1, 1, seq_len, 1}),
                    key = at::arange(n_keys, ints).view({1, 1, 1, n_keys});
   at::Tensor seen = key.le(query);
+  if (window < n_keys) seen = seen & key.gt(query - window);
   if (document.defined())
     seen = seen & document.view({-1, 1, 1, n_keys})
                       .eq(document.narrow(1, cached, seq_len).reshape({-1, 1, seq_len, 1}));

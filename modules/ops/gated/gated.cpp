@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -15,44 +16,97 @@ namespace ceiling {
 
 namespace {
 
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Where gate and up, or their gradients, are: the halves of one tensor, or two.
+struct Parts {
+  explicit Parts(const at::Tensor& both)
+      : data{both.mutable_data_ptr(),
+             static_cast<char*>(both.mutable_data_ptr()) +
+                 both.size(-1) / 2 * static_cast<int64_t>(both.element_size())},
+        width(both.size(-1) / 2),
+        stride(both.size(-1)) {}
+  Parts(const at::Tensor& gate, const at::Tensor& up)
+      : data{gate.mutable_data_ptr(), up.mutable_data_ptr()},
+        width(gate.size(-1)),
+        stride(gate.size(-1)) {}
+  void* data[2];
+  int64_t width, stride;
+};
+
+GatedParams params_of(const Parts& parts, const at::Tensor& of, Activation activation) {
+  GatedParams p{};
+  p.type = cpu_type(of, "gated"), p.activation = activation;
+  p.width = parts.width, p.stride = parts.stride;
+  p.gate = parts.data[0], p.up = parts.data[1];
+  return p;
+}
+
+at::Tensor run_forward(const Parts& parts, const at::Tensor& of, Activation activation) {
+  auto shape = of.sizes().vec();
+  shape.back() = parts.width;
+  const at::Tensor y = at::empty(shape, of.options());
+  GatedParams p = params_of(parts, of, activation);
+  p.y = y.mutable_data_ptr();
+  if (of.device().is_cpu())
+    at::parallel_for(0, y.numel() / p.width, row_grain(p.width),
+                     [&](int64_t b, int64_t e) { gated_forward(p, b, e); });
+  else
+    launch(gated_forward_cuda, {p, y.numel() / p.width}, of);
+  return y;
+}
+
+void run_backward(const Parts& parts, const at::Tensor& dy, const Parts& gradients,
+                  Activation activation) {
+  GatedParams p = params_of(parts, dy, activation);
+  p.dy = dy.const_data_ptr(), p.dgate = gradients.data[0], p.dup = gradients.data[1];
+  if (dy.device().is_cpu())
+    at::parallel_for(0, dy.numel() / p.width, row_grain(p.width),
+                     [&](int64_t b, int64_t e) { gated_backward(p, b, e); });
+  else
+    launch(gated_backward_cuda, {p, dy.numel() / p.width}, dy);
+}
+
 class GatedFn : public torch::autograd::Function<GatedFn> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& gate_up_in,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up_in,
                             Activation activation) {
     const at::Tensor gate_up = gate_up_in.contiguous();
-    auto shape = gate_up.sizes().vec();
-    shape.back() /= 2;
-    const at::Tensor y = at::empty(shape, gate_up.options());
-    GatedParams p{};
-    p.type = cpu_type(gate_up, "gated"), p.activation = activation, p.width = shape.back();
-    p.gate_up = gate_up.const_data_ptr(), p.y = y.mutable_data_ptr();
-    if (gate_up.device().is_cpu())
-      at::parallel_for(0, y.numel() / p.width, row_grain(p.width),
-                       [&](int64_t b, int64_t e) { gated_forward(p, b, e); });
-    else
-      launch(gated_forward_cuda, {p, y.numel() / p.width}, gate_up);
     ctx->save_for_backward({gate_up});
     ctx->saved_data["activation"] = static_cast<int64_t>(activation);
-    return y;
+    return run_forward(Parts(gate_up), gate_up, activation);
   }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    const at::Tensor gate_up = ctx->get_saved_variables()[0];
-    const at::Tensor dy = grads[0].contiguous(), dgate_up = at::empty_like(gate_up);
-    GatedParams p{};
-    p.type = cpu_type(gate_up, "gated"),
-    p.activation = static_cast<Activation>(ctx->saved_data["activation"].toInt());
-    p.width = gate_up.size(-1) / 2;
-    p.gate_up = gate_up.const_data_ptr(), p.dy = dy.const_data_ptr(),
-    p.dgate_up = dgate_up.mutable_data_ptr();
-    if (gate_up.device().is_cpu())
-      at::parallel_for(0, dy.numel() / p.width, row_grain(p.width),
-                       [&](int64_t b, int64_t e) { gated_backward(p, b, e); });
-    else
-      launch(gated_backward_cuda, {p, dy.numel() / p.width}, gate_up);
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const at::Tensor gate_up = ctx->get_saved_variables()[0], dgate_up = at::empty_like(gate_up);
+    run_backward(Parts(gate_up), grads[0].contiguous(), Parts(dgate_up),
+                 static_cast<Activation>(ctx->saved_data["activation"].toInt()));
     return {dgate_up, at::Tensor()};
   }
 };
+
+class GatedPairFn : public torch::autograd::Function<GatedPairFn> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_in,
+                            const at::Tensor& up_in, Activation activation) {
+    const at::Tensor gate = gate_in.contiguous(), up = up_in.contiguous();
+    ctx->save_for_backward({gate, up});
+    ctx->saved_data["activation"] = static_cast<int64_t>(activation);
+    return run_forward(Parts(gate, up), gate, activation);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor dgate = at::empty_like(saved[0]), dup = at::empty_like(saved[1]);
+    run_backward(Parts(saved[0], saved[1]), grads[0].contiguous(), Parts(dgate, dup),
+                 static_cast<Activation>(ctx->saved_data["activation"].toInt()));
+    return {dgate, dup, at::Tensor()};
+  }
+};
+
+// All but float64 on a GPU, which is there to test other kernels against.
+bool has_kernel(const at::Tensor& x) {
+  return x.device().is_cpu() || x.scalar_type() != at::kDouble;
+}
 
 }  // namespace
 
@@ -61,8 +115,16 @@ at::Tensor gated(const at::Tensor& gate_up, Activation activation) {
     throw Error(
         "gated: the last dimension must hold gate and up, an even number of channels, got {}",
         gate_up.dim() < 1 ? 0 : gate_up.size(-1));
-  const bool has_kernel = gate_up.device().is_cpu() || gate_up.scalar_type() != at::kDouble;
-  return has_kernel ? GatedFn::apply(gate_up, activation) : gated_reference(gate_up, activation);
+  return has_kernel(gate_up) ? GatedFn::apply(gate_up, activation)
+                             : gated_reference(gate_up, activation);
+}
+
+at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation) {
+  if (gate.dim() < 1 || gate.numel() == 0 || gate.sizes() != up.sizes() ||
+      gate.scalar_type() != up.scalar_type() || gate.device() != up.device())
+    throw Error("gated: gate and up must be of one shape, dtype and device, and not empty");
+  return has_kernel(gate) ? GatedPairFn::apply(gate, up, activation)
+                          : gated_reference(at::cat({gate, up}, -1), activation);
 }
 
 at::Tensor gated_reference(const at::Tensor& gate_up, Activation activation) {

@@ -10,7 +10,10 @@ namespace ceiling {
 // only.
 at::Tensor gated(const at::Tensor& gate_up, Activation activation);
 
-// The same in plain ATen.
+// gate, up [..., F] -> [..., F]: the same of two tensors. Saves both.
+at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation);
+
+// The first in plain ATen.
 at::Tensor gated_reference(const at::Tensor& gate_up, Activation activation);
 
 }  // namespace ceiling

@@ -10,8 +10,8 @@ void gated_forward(const GatedParams& p, int64_t begin, int64_t end) {
     with_activation(p.activation, [&](auto kind) {
       using T = typename decltype(tag)::type;
       for (int64_t row = begin; row < end; ++row) {
-        const T* gate = static_cast<const T*>(p.gate_up) + row * 2 * p.width;
-        const T* up = gate + p.width;
+        const T* gate = static_cast<const T*>(p.gate) + row * p.stride;
+        const T* up = static_cast<const T*>(p.up) + row * p.stride;
         T* y = static_cast<T*>(p.y) + row * p.width;
 #pragma GCC ivdep
         for (int64_t j = 0; j < p.width; ++j)
@@ -26,11 +26,11 @@ void gated_backward(const GatedParams& p, int64_t begin, int64_t end) {
     with_activation(p.activation, [&](auto kind) {
       using T = typename decltype(tag)::type;
       for (int64_t row = begin; row < end; ++row) {
-        const T* gate = static_cast<const T*>(p.gate_up) + row * 2 * p.width;
-        const T* up = gate + p.width;
+        const T* gate = static_cast<const T*>(p.gate) + row * p.stride;
+        const T* up = static_cast<const T*>(p.up) + row * p.stride;
         const T* dy = static_cast<const T*>(p.dy) + row * p.width;
-        T* dgate = static_cast<T*>(p.dgate_up) + row * 2 * p.width;
-        T* dup = dgate + p.width;
+        T* dgate = static_cast<T*>(p.dgate) + row * p.stride;
+        T* dup = static_cast<T*>(p.dup) + row * p.stride;
 #pragma GCC ivdep
         for (int64_t j = 0; j < p.width; ++j) {
           const auto a = activate<decltype(kind)::value>(load(gate, j));

@@ -18,10 +18,10 @@ __global__ __launch_bounds__(kThreads) void kernel(const GpuGatedParams params) 
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= count) return;
   const int64_t row = index / per_row, column = (index - row * per_row) * N;
-  const T* gate_at = static_cast<const T*>(p.gate_up) + row * 2 * p.width + column;
+  const int64_t at = row * p.stride + column;
   float gate[N], up[N], out[N];
-  load<N>(gate_at, gate);
-  load<N>(gate_at + p.width, up);
+  load<N>(static_cast<const T*>(p.gate) + at, gate);
+  load<N>(static_cast<const T*>(p.up) + at, up);
   if constexpr (!kBackward) {
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] = activate<kind>(gate[i]).value * up[i];
@@ -35,9 +35,8 @@ __global__ __launch_bounds__(kThreads) void kernel(const GpuGatedParams params) 
       out[i] = dy[i] * up[i] * a.slope;
       up[i] = dy[i] * a.value;
     }
-    T* to = static_cast<T*>(p.dgate_up) + row * 2 * p.width + column;
-    store<N>(to, out);
-    store<N>(to + p.width, up);
+    store<N>(static_cast<T*>(p.dgate) + at, out);
+    store<N>(static_cast<T*>(p.dup) + at, up);
   }
 }
 
@@ -49,8 +48,9 @@ void launch(const GpuGatedParams& params, void* stream) {
     with_activation(p.activation, [&](auto kind) {
       using T = typename decltype(type)::type;
       constexpr Activation kKind = decltype(kind)::value;
-      const bool whole = p.width % kPack<T> == 0 && aligned16(p.gate_up) &&
-                         (kBackward ? aligned16(p.dy) && aligned16(p.dgate_up) : aligned16(p.y));
+      const bool whole =
+          p.width % kPack<T> == 0 && aligned16(p.gate) && aligned16(p.up) &&
+          (kBackward ? aligned16(p.dy) && aligned16(p.dgate) && aligned16(p.dup) : aligned16(p.y));
       const int64_t count = params.rows * p.width / (whole ? kPack<T> : 1);
       const auto blocks = static_cast<unsigned>((count + kThreads - 1) / kThreads);
       const auto on = static_cast<cudaStream_t>(stream);

@@ -7,11 +7,12 @@ namespace ceiling {
 struct GatedParams {
   CpuType type;
   Activation activation;
-  int64_t width;        // F
-  const void* gate_up;  // [rows, 2F]
-  void* y;              // [rows, F]
-  const void* dy;       // [rows, F]
-  void* dgate_up;       // [rows, 2F]
+  int64_t width;          // F
+  int64_t stride;         // elements between rows of gate, up and their gradients: F or 2F
+  const void *gate, *up;  // [rows, F]
+  void* y;                // [rows, F] contiguous
+  const void* dy;         // [rows, F] contiguous
+  void *dgate, *dup;      // [rows, F]
 };
 
 CEILING_CPU_KERNEL(gated_forward, GatedParams);   // over rows

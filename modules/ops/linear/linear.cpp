@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/checks.h"
@@ -30,7 +31,7 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             const std::optional<at::Tensor>& grad,
-                            const std::optional<at::Tensor>& residual) {
+                            const std::optional<at::Tensor>& residual, const Parameter* bias) {
     const at::Tensor rows = rows_of(x);
     auto shape = x.sizes().vec();
     shape.back() = weight.size(0);
@@ -38,8 +39,11 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
     ctx->saved_data["grad"] = grad.value_or(at::Tensor());
     ctx->saved_data["residual"] = residual.has_value();
     ctx->saved_data["shape"] = x.sizes().vec();
-    const at::Tensor y =
-        residual ? at::addmm(rows_of(*residual), rows, weight.t()) : at::mm(rows, weight.t());
+    ctx->saved_data["bias grad"] = bias ? bias->grad : at::Tensor();
+    at::Tensor y = residual ? at::addmm(rows_of(*residual), rows, weight.t())
+                   : bias   ? at::addmm(bias->value.detach(), rows, weight.t())
+                            : at::mm(rows, weight.t());
+    if (residual && bias) y.add_(bias->value.detach());
     return y.view(shape);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -47,35 +51,42 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
     const at::Tensor dy = rows_of(grads[0]).contiguous();
     const at::Tensor dx = at::mm(dy, saved[1]).view(ctx->saved_data["shape"].toIntVector());
     accumulate_weight_grad(ctx->saved_data["grad"].toTensor(), dy, saved[0]);
+    at::Tensor bias_grad = ctx->saved_data["bias grad"].toTensor();
+    if (bias_grad.defined()) bias_grad.add_(dy.sum(0, false, bias_grad.scalar_type()));
     return {dx, at::Tensor(), at::Tensor(),
-            ctx->saved_data["residual"].toBool() ? grads[0] : at::Tensor()};
+            ctx->saved_data["residual"].toBool() ? grads[0] : at::Tensor(), at::Tensor()};
   }
 };
 
-void check(const at::Tensor& x, const Parameter& weight) {
+void check(const at::Tensor& x, const Parameter& weight, const Parameter* bias) {
   if (weight.value.dim() != 2 || x.dim() < 1 || x.size(-1) != weight.value.size(1))
     throw Error("linear: x has {} channels, {} takes {}", x.dim() < 1 ? 0 : x.size(-1), weight.name,
                 weight.value.size(-1));
   if (x.scalar_type() != weight.value.scalar_type())
     throw Error("linear: x is {}, {} is {}", c10::toString(x.scalar_type()), weight.name,
                 c10::toString(weight.value.scalar_type()));
+  if (bias && (bias->value.sizes() != weight.value.sizes().slice(0, 1) ||
+               bias->value.scalar_type() != x.scalar_type()))
+    throw Error("linear: {} must be {} [{}]", bias->name, c10::toString(x.scalar_type()),
+                weight.value.size(0));
 }
 
 }  // namespace
 
-at::Tensor linear(const at::Tensor& x, const Parameter& weight) {
-  check(x, weight);
-  return LinearFn::apply(x, weight.value, if_defined(weight.grad), std::nullopt);
+at::Tensor linear(const at::Tensor& x, const Parameter& weight, const Parameter* bias) {
+  check(x, weight, bias);
+  return LinearFn::apply(x, weight.value, if_defined(weight.grad), std::nullopt, bias);
 }
 
-at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual) {
-  check(x, weight);
+at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual,
+                      const Parameter* bias) {
+  check(x, weight, bias);
   auto shape = x.sizes().vec();
   shape.back() = weight.value.size(0);
   if (residual.sizes() != at::IntArrayRef(shape) || residual.scalar_type() != x.scalar_type())
     throw Error("linear: the residual must have the shape and dtype of the product with {}",
                 weight.name);
-  return LinearFn::apply(x, weight.value, if_defined(weight.grad), if_defined(residual));
+  return LinearFn::apply(x, weight.value, if_defined(weight.grad), if_defined(residual), bias);
 }
 
 }  // namespace ceiling

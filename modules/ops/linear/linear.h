@@ -6,14 +6,15 @@
 
 namespace ceiling {
 
-// x [..., in], weight [out, in] -> x W^T [..., out].
-// Backward: dx = dy W; weight.grad += dy^T x. On a GPU bfloat16 factors are accumulated straight
-// into the float32 buffer by one GEMM (out_dtype, beta 1); on a CPU a bfloat16 product of the
-// micro-batch is added to it. Saves x.
-at::Tensor linear(const at::Tensor& x, const Parameter& weight);
+// x [..., in], weight [out, in], bias [out] or none -> x W^T + bias [..., out].
+// Backward: dx = dy W; weight.grad += dy^T x; bias.grad += the sum of dy over all rows. On a GPU
+// bfloat16 factors are accumulated straight into the float32 buffer by one GEMM (out_dtype, beta
+// 1); on a CPU a bfloat16 product of the micro-batch is added to it. Saves x.
+at::Tensor linear(const at::Tensor& x, const Parameter& weight, const Parameter* bias = nullptr);
 
-// residual + x W^T, the sum made by the GEMM; residual [..., out].
-at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual);
+// residual + x W^T (+ bias), the sum with the residual made by the GEMM; residual [..., out].
+at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual,
+                      const Parameter* bias = nullptr);
 
 // grad += dy^T x for dy [n, out], x [n, in], grad [out, in] float32 (float64): what linear's
 // backward does.

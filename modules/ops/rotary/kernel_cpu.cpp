@@ -9,9 +9,11 @@ namespace {
 
 // out = rotation of in by the angle of (cos, sign * sin), times scale.
 template <class T, class A>
-inline void rotate(const T* in, T* out, const A* cosine, const A* sine, int64_t half,
-                   bool interleaved, A sign, A scale) {
-  if (interleaved) {
+inline void rotate(const RotaryParams& p, const T* in, T* out, const A* cosine, const A* sine,
+                   A sign, A scale) {
+  const int64_t half = p.turned / 2;
+  for (int64_t i = p.turned; i < p.head_dim; ++i) store(out, i, scale * load(in, i));
+  if (p.interleaved) {
     for (int64_t i = 0; i < half; ++i) {
       const A c = cosine[i] * scale, s = sine[i] * sign * scale, a = load(in, 2 * i),
               b = load(in, 2 * i + 1);
@@ -36,8 +38,8 @@ struct Angles {
 template <class A>
 inline Angles<A> angles_of(const RotaryParams& p, int64_t row) {
   const int64_t position = p.position ? p.position[row] : row % p.seq_len;
-  const A* cosine = static_cast<const A*>(p.table) + position * p.head_dim;
-  return {cosine, cosine + p.head_dim / 2};
+  const A* cosine = static_cast<const A*>(p.table) + position * p.turned;
+  return {cosine, cosine + p.turned / 2};
 }
 
 }  // namespace
@@ -53,7 +55,7 @@ void rotary_forward(const RotaryParams& p, int64_t begin, int64_t end) {
         const bool is_q = h < p.n_q_heads;
         T* out = is_q ? static_cast<T*>(p.q) + (row * p.n_q_heads + h) * p.head_dim
                       : static_cast<T*>(p.k) + (row * p.n_k_heads + h - p.n_q_heads) * p.head_dim;
-        rotate<T, A>(x + h * p.head_dim, out, cosine, sine, p.head_dim / 2, p.interleaved, A(1),
+        rotate<T, A>(p, x + h * p.head_dim, out, cosine, sine, A(1),
                      static_cast<A>(is_q ? p.q_scale : p.k_scale));
       }
     }
@@ -77,8 +79,8 @@ void rotary_backward(const RotaryParams& p, int64_t begin, int64_t end) {
         const T* in = at(grad);
         for (int64_t h = 0; h < n_heads; ++h, out += p.head_dim)
           if (in)
-            rotate<T, A>(in + h * grad.head_stride, out, cosine, sine, p.head_dim / 2,
-                         p.interleaved, A(-1), static_cast<A>(scale));
+            rotate<T, A>(p, in + h * grad.head_stride, out, cosine, sine, A(-1),
+                         static_cast<A>(scale));
           else
             for (int64_t i = 0; i < p.head_dim; ++i) out[i] = 0;
       };

@@ -14,6 +14,19 @@ using namespace gpu;
 
 constexpr int kThreads = 256;
 
+// 2 N channels of a head that do not turn.
+template <class T, int N>
+__device__ __forceinline__ void keep(const T* from, T* to, float scale) {
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {
+    float x[N] = {};
+    if (from) load<N>(from + part * N, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] *= scale;
+    store<N>(to + part * N, x);
+  }
+}
+
 // N pairs from `from` to `to`: by the angle forward, by its negative backward.
 template <class T, int N, bool kInterleaved, bool kBackward>
 __device__ __forceinline__ void rotate(const T* from, T* to, const float* cosines,
@@ -63,7 +76,8 @@ template <class T, int N, int kCopy, bool kInterleaved, bool kBackward>
 __global__ __launch_bounds__(kThreads) void kernel(const __grid_constant__ GpuRotaryParams params,
                                                    int tokens_per_block) {
   const RotaryParams& p = params.of;
-  const int half = static_cast<int>(p.head_dim / 2), per_head = half / N;
+  const int half = static_cast<int>(p.turned / 2);
+  const int per_head = static_cast<int>(p.head_dim / 2) / N;
   const int q_items = static_cast<int>(p.n_q_heads) * per_head;
   const int turned = q_items + static_cast<int>(p.n_k_heads) * per_head;
   int copied = 0;
@@ -83,25 +97,29 @@ __global__ __launch_bounds__(kThreads) void kernel(const __grid_constant__ GpuRo
     int item = index % items;
     if (item < turned) {
       const int64_t position = p.position ? p.position[token] : t;
-      const float* cosines = static_cast<const float*>(p.table) + position * p.head_dim;
+      const float* cosines = static_cast<const float*>(p.table) + position * p.turned;
       const bool is_q = item < q_items;
       if (!is_q) item -= q_items;
       const int head = item / per_head, first = item % per_head * N;
       const int64_t together = token * p.width + (is_q ? head : p.n_q_heads + head) * p.head_dim;
       const float scale = static_cast<float>(is_q ? p.q_scale : p.k_scale);
+      const T* from;
+      T* to;
       if constexpr (kBackward) {
         const RotaryGradient& grad = is_q ? p.dq : p.dk;
-        const T* from = gradient(grad);
-        rotate<T, N, kInterleaved, true>(from ? from + head * grad.head_stride : nullptr,
-                                         static_cast<T*>(p.dx) + together, cosines, cosines + half,
-                                         half, first, scale);
+        from = gradient(grad);
+        if (from) from += head * grad.head_stride;
+        to = static_cast<T*>(p.dx) + together;
       } else {
         const int64_t heads = is_q ? p.n_q_heads : p.n_k_heads;
-        rotate<T, N, kInterleaved, false>(
-            static_cast<const T*>(p.x) + together,
-            static_cast<T*>(is_q ? p.q : p.k) + (token * heads + head) * p.head_dim, cosines,
-            cosines + half, half, first, scale);
+        from = static_cast<const T*>(p.x) + together;
+        to = static_cast<T*>(is_q ? p.q : p.k) + (token * heads + head) * p.head_dim;
       }
+      if (first < half)
+        rotate<T, N, kInterleaved, kBackward>(from, to, cosines, cosines + half, half, first,
+                                              scale);
+      else
+        keep<T, N>(from ? from + 2 * first : nullptr, to + 2 * first, scale);
       continue;
     }
     if constexpr (kBackward) {
@@ -123,7 +141,7 @@ __global__ __launch_bounds__(kThreads) void kernel(const __grid_constant__ GpuRo
 template <class T>
 bool whole_pieces(const RotaryParams& p) {
   constexpr int64_t kN = kPack<T>;
-  bool whole = p.head_dim % (2 * kN) == 0 && p.width % kN == 0;
+  bool whole = p.head_dim % (2 * kN) == 0 && p.turned % (2 * kN) == 0 && p.width % kN == 0;
   for (const void* pointer : {p.table, p.x, static_cast<const void*>(p.q),
                               static_cast<const void*>(p.k), static_cast<const void*>(p.dx)})
     whole = whole && aligned16(pointer);

@@ -16,9 +16,10 @@ struct RotaryParams {
   CpuType type;
   int64_t seq_len, width;  // T, W
   int64_t n_q_heads, n_k_heads, head_dim;
+  int64_t turned;  // channels of a head that turn, the first ones
   bool interleaved;
   double q_scale, k_scale;
-  const void* table;    // [positions, 2, head_dim / 2], float (double for kDouble)
+  const void* table;    // [positions, 2, turned / 2], float (double for kDouble)
   const int* position;  // [B, T] or null: t
   const void* x;        // forward: [B T, W]
   void *q, *k;          // forward: [B T, heads, head_dim]

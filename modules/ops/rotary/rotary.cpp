@@ -72,7 +72,7 @@ RotaryParams params_of(const Saved& saved, CpuType type) {
   RotaryParams p{};
   p.type = type, p.seq_len = saved.shape[1], p.width = saved.width;
   p.n_q_heads = saved.layout.n_q_heads, p.n_k_heads = saved.layout.n_k_heads,
-  p.head_dim = saved.layout.head_dim;
+  p.head_dim = saved.layout.head_dim, p.turned = saved.layout.turned();
   p.interleaved = saved.layout.interleaved, p.q_scale = saved.layout.q_scale,
   p.k_scale = saved.layout.k_scale;
   p.table = saved.table.const_data_ptr();
@@ -155,6 +155,12 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
   if (x.dim() != 3 || x.size(2) != width) throw Error("rotary: x must be [B, T, {}]", width);
   if (layout.head_dim % 2 != 0)
     throw Error("rotary: head_dim {} is odd; rotary positions need pairs", layout.head_dim);
+  if (layout.rotary_dim % 2 != 0 || layout.rotary_dim < 0 || layout.rotary_dim > layout.head_dim ||
+      (layout.interleaved && layout.turned() != layout.head_dim))
+    throw Error(
+        "rotary: rotary_dim {} must be even and at most head_dim {}, and equal to it with "
+        "interleaved pairs",
+        layout.rotary_dim, layout.head_dim);
   if (position.defined() && position.sizes() != x.sizes().slice(0, 2))
     throw Error("rotary: position must be [{}, {}], a number for each token", x.size(0), x.size(1));
   if (position.defined() && position.device().is_cpu() && position.min().item<int>() < 0)
@@ -174,7 +180,7 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
     const variable_list out = SplitRotaryFn::apply(x, saved);
     return {out[0], out[1], {out.begin() + 2, out.end()}};
   }
-  // [B or 1, T, 1, head_dim / 2]
+  // [B or 1, T, 1, turned / 2]
   const at::Tensor rows = position.defined() ? angles.index({position.to(at::kLong)})
                                              : angles.narrow(0, 0, x.size(1)).unsqueeze(0);
   const at::Tensor cos = rows.select(2, 0).unsqueeze(2), sin = rows.select(2, 1).unsqueeze(2);
@@ -184,7 +190,10 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
   const auto parts = x.split_with_sizes(widths, 2);
   const auto rotated = [&](const at::Tensor& part, double scale) {
     const at::Tensor heads = part.unflatten(2, {-1, layout.head_dim}).to(wide_type(x));
-    return (rotate_reference(heads, cos, sin, layout.interleaved) * scale).to(x.scalar_type());
+    const at::Tensor turned =
+        rotate_reference(heads.narrow(-1, 0, layout.turned()), cos, sin, layout.interleaved);
+    const at::Tensor kept = heads.narrow(-1, layout.turned(), layout.head_dim - layout.turned());
+    return (at::cat({turned, kept}, -1) * scale).to(x.scalar_type());
   };
   return {rotated(parts[0], layout.q_scale),
           rotated(parts[1], layout.k_scale),

@@ -34,6 +34,10 @@ struct RotaryLayout {
   bool interleaved = false;   // pairs (2i, 2i+1) as torchscale and Meta; else (i, i + head_dim / 2)
                               // as Hugging Face and fla
   double q_scale = 1, k_scale = 1;
+  // The first so many channels of a head turn, in half-split pairs (i, i + rotary_dim / 2); the
+  // rest is only scaled. 0: all of them.
+  int64_t rotary_dim = 0;
+  int64_t turned() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
 };
 
 struct RotaryOutput {
@@ -42,9 +46,9 @@ struct RotaryOutput {
 };
 
 // x [B, T, W], laid out as q | k | rest...;  position [B, T] int32, or undefined: 0 .. T-1 in every
-// row. One pass over q and k; the rest is not copied. The backward writes one gradient [B, T, W]:
-// rotation by the negative angle. `position_bound`: all positions are below it; 0: look at them,
-// for which a GPU must be waited for.
+// row; `table` of layout.turned() / 2 frequencies. One pass over q and k; the rest is not copied.
+// The backward writes one gradient [B, T, W]: rotation by the negative angle. `position_bound`: all
+// positions are below it; 0: look at them, for which a GPU must be waited for.
 RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, RotaryTable& table,
                           const RotaryLayout& layout, int64_t position_bound = 0);
 

@@ -58,14 +58,15 @@ at::Tensor documents_of(const Shape& s) {
   return document;
 }
 
-Op op(const at::Tensor& document, double scale, std::optional<Bf16Product> product = {}) {
+Op op(const at::Tensor& document, double scale, std::optional<Bf16Product> product = {},
+      int64_t window = kNoWindow) {
   return [=](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
-    return {causal_attention(in[0], in[1], in[2], document, scale, product)};
+    return {causal_attention(in[0], in[1], in[2], document, scale, window, product)};
   };
 }
-Reference reference(const at::Tensor& document, double scale) {
+Reference reference(const at::Tensor& document, double scale, int64_t window = kNoWindow) {
   return [=](const Tensors& in, const Tensors&) -> Tensors {
-    return {causal_attention_reference(in[0], in[1], in[2], document, scale)};
+    return {causal_attention_reference(in[0], in[1], in[2], document, scale, window)};
   };
 }
 
@@ -122,6 +123,41 @@ TEST(CausalAttention, EqualsTheReferenceWithDocuments) {
       expect_equals_reference(op(document, scale_of(shape), a.product),
                               reference(document, scale_of(shape)), inputs_of(shape), {}, a.dtype,
                               tolerance_of(a.dtype));
+    }
+}
+
+// Windows that end within a block, at its edge, and beyond all keys.
+TEST(CausalAttention, EqualsTheReferenceWithAWindow) {
+  for (const Shape& shape : kShapes)
+    for (const Arithmetic& a : arithmetics())
+      for (const int64_t window : {7, 64, 100})
+        for (const at::Tensor& document : {at::Tensor(), documents_of(shape)}) {
+          if (document.defined() != (window == 64)) continue;
+          SCOPED_TRACE(text(shape) + " window " + std::to_string(window) + " " +
+                       c10::toString(a.dtype));
+          expect_equals_reference(op(document, scale_of(shape), a.product, window),
+                                  reference(document, scale_of(shape), window), inputs_of(shape),
+                                  {}, a.dtype, tolerance_of(a.dtype));
+        }
+}
+
+TEST(CausalAttention, KeysBeforeTheWindowChangeNothing) {
+  const Shape shape{.seq_len = 200};
+  for (const Arithmetic& a : arithmetics())
+    for (const int64_t window : {1, 40, 64, 65}) {
+      Tensors in = inputs_of(shape);
+      for (at::Tensor& x : in) x = x.to(a.dtype);
+      const auto run = [&] {
+        return causal_attention(in[0], in[1], in[2], {}, 0.2, window, a.product);
+      };
+      const at::Tensor before = run();
+      for (size_t i = 1; i < 3; ++i) in[i].select(1, 100).mul_(-7).add_(3);
+      const at::Tensor after = run();
+      const int64_t beyond = 100 + window;
+      EXPECT_TRUE(at::equal(before.narrow(1, 0, 100), after.narrow(1, 0, 100)));
+      EXPECT_TRUE(
+          at::equal(before.narrow(1, beyond, 200 - beyond), after.narrow(1, beyond, 200 - beyond)));
+      EXPECT_FALSE(at::equal(before.select(1, beyond - 1), after.select(1, beyond - 1)));
     }
 }
 
@@ -206,6 +242,7 @@ TEST(CausalAttention, GradientsEqualCentralDifferences) {
   const at::Tensor document = at::full({1, 7}, 0, at::kInt);
   document.narrow(1, 4, 3).fill_(1);
   expect_gradients_equal_differences(op(document, 0.5), inputs_of(shape), {});
+  expect_gradients_equal_differences(op({}, 0.5, {}, 3), inputs_of(shape), {});
 }
 
 TEST(CausalAttention, IsTheSameForAnyNumberOfThreads) {
@@ -229,9 +266,10 @@ TEST(CausalAttention, LaterTokensChangeNothing) {
     for (const int64_t changed : {1, 63, 64, 100, 139}) {
       Tensors in = inputs_of(shape);
       for (at::Tensor& x : in) x = x.to(a.dtype);
-      const at::Tensor before = causal_attention(in[0], in[1], in[2], {}, 0.2, a.product);
+      const at::Tensor before =
+          causal_attention(in[0], in[1], in[2], {}, 0.2, kNoWindow, a.product);
       for (size_t i = 1; i < 3; ++i) in[i].select(1, shape.cached + changed).mul_(-7).add_(3);
-      const at::Tensor after = causal_attention(in[0], in[1], in[2], {}, 0.2, a.product);
+      const at::Tensor after = causal_attention(in[0], in[1], in[2], {}, 0.2, kNoWindow, a.product);
       EXPECT_TRUE(at::equal(before.narrow(1, 0, changed), after.narrow(1, 0, changed)));
       EXPECT_FALSE(at::equal(before.select(1, changed), after.select(1, changed)));
     }
@@ -307,6 +345,8 @@ TEST(CausalAttention, WrongArgumentsAreNamed) {
                "causal_attention: q is Double, k Float, v Double; they must agree");
   expect_error([&] { causal_attention(q.to(at::kHalf), k.to(at::kHalf), v.to(at::kHalf), {}, 1); },
                "causal_attention: Half is not supported; use float64, float32 or bfloat16");
+  expect_error([&] { causal_attention(q, k, v, {}, 1, 0); },
+               "causal_attention: window 0 is not allowed, must be at least 1");
   at::Tensor document = at::full({2, 70}, 1, at::kInt);
   expect_error([&] { causal_attention(q, k, v, document.narrow(1, 0, 69), 1); },
                "causal_attention: document must be int32 [2, 70], one for each key");
@@ -317,36 +357,45 @@ TEST(CausalAttention, WrongArgumentsAreNamed) {
 
 TEST(PackedAttentionGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
+  struct Documents {
+    bool any;
+    int64_t room;
+  };
   for (const Shape& s :
        {Shape{}, Shape{.batch = 3, .seq_len = 257, .heads = 4, .kv_heads = 4, .head_dim = 64},
-        Shape{.batch = 1, .seq_len = 500, .heads = 6, .kv_heads = 1, .head_dim = 128}}) {
-    const at::Tensor document = documents_of(s) + 1;
-    const double scale = scale_of(s);
-    for (const int64_t room : {0, 200}) {
-      const at::Tensor bounds = make_segments(document, room).bounds.to(gpu);
-      const Tensors in = inputs_of(s);
-      Tensors there, wide;
-      for (const at::Tensor& x : in) {
-        there.push_back(x.to(gpu, at::kBFloat16).requires_grad_());
-        wide.push_back(there.back().detach().to(at::kCPU, at::kDouble).requires_grad_());
+        Shape{.batch = 1, .seq_len = 500, .heads = 6, .kv_heads = 1, .head_dim = 128},
+        Shape{.seq_len = 300, .heads = 3, .kv_heads = 1, .head_dim = 256}})
+    for (const Documents& documents : {Documents{true, 0}, {true, 200}, {false, 0}})
+      for (const int64_t window : {int64_t{1}, int64_t{33}, int64_t{128}, kNoWindow}) {
+        const at::Tensor document = documents.any ? documents_of(s) + 1 : at::Tensor();
+        const double scale = scale_of(s);
+        const at::Tensor bounds =
+            documents.any ? make_segments(document, documents.room).bounds.to(gpu) : at::Tensor();
+        const Tensors in = inputs_of(s);
+        Tensors there, wide;
+        for (const at::Tensor& x : in) {
+          there.push_back(x.to(gpu, at::kBFloat16).requires_grad_());
+          wide.push_back(there.back().detach().to(at::kCPU, at::kDouble).requires_grad_());
+        }
+        ASSERT_TRUE(packed_attention_supports(there[0]));
+        const at::Tensor got =
+            packed_attention(there[0], there[1], there[2], bounds, s.seq_len, scale, window);
+        const at::Tensor want =
+            causal_attention_reference(wide[0], wide[1], wide[2], document, scale, window);
+        const at::Tensor dy = random_normal(want.sizes(), "dy").to(at::kBFloat16);
+        torch::autograd::backward({got}, {dy.to(gpu)});
+        torch::autograd::backward({want}, {dy.to(at::kDouble)});
+        const auto relative = [](const at::Tensor& a, const at::Tensor& b) {
+          return ((a.to(at::kCPU, at::kDouble) - b).norm() / b.norm()).item<double>();
+        };
+        const std::string where = text(s) + " room " + std::to_string(documents.room) + " window " +
+                                  std::to_string(window);
+        // Weights, and gradients of scores, are rounded to 8 bits on the way.
+        EXPECT_LT(relative(got.detach(), want.detach()), 4e-3) << where;
+        // A token that sees itself alone gives queries and keys no gradient.
+        for (size_t i = window == 1 ? 2 : 0; i < 3; ++i)
+          EXPECT_LT(relative(there[i].grad(), wide[i].grad()), 8e-3) << where << " input " << i;
       }
-      ASSERT_TRUE(packed_attention_supports(there[0], bounds));
-      const at::Tensor got =
-          packed_attention(there[0], there[1], there[2], bounds, s.seq_len, scale);
-      const at::Tensor want =
-          causal_attention_reference(wide[0], wide[1], wide[2], document, scale);
-      const at::Tensor dy = random_normal(want.sizes(), "dy").to(at::kBFloat16);
-      torch::autograd::backward({got}, {dy.to(gpu)});
-      torch::autograd::backward({want}, {dy.to(at::kDouble)});
-      const auto relative = [](const at::Tensor& a, const at::Tensor& b) {
-        return ((a.to(at::kCPU, at::kDouble) - b).norm() / b.norm()).item<double>();
-      };
-      // Weights, and gradients of scores, are rounded to 8 bits on the way.
-      EXPECT_LT(relative(got.detach(), want.detach()), 4e-3) << text(s) << " room " << room;
-      for (size_t i = 0; i < 3; ++i)
-        EXPECT_LT(relative(there[i].grad(), wide[i].grad()), 8e-3) << text(s) << " input " << i;
-    }
-  }
 }
 
 }  // namespace

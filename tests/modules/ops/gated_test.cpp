@@ -29,6 +29,18 @@ Reference reference(Activation activation) {
   };
 }
 
+// Gate and up as two tensors.
+Op pair(Activation activation) {
+  return [=](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
+    return {gated(in[0], in[1], activation)};
+  };
+}
+Reference pair_reference(Activation activation) {
+  return [=](const Tensors& in, const Tensors&) -> Tensors {
+    return {gated_reference(at::cat({in[0], in[1]}, -1), activation)};
+  };
+}
+
 class GatedTest : public ::testing::TestWithParam<std::tuple<at::ScalarType, Activation>> {
  protected:
   at::ScalarType dtype() const { return std::get<0>(GetParam()); }
@@ -51,6 +63,14 @@ TEST_P(GatedTest, TakesStridedInputs) {
   expect_equals_reference(op(activation()), reference(activation()),
                           {strided_copy(random_normal({2, 5, 34}, "gate_up").to(dtype()))}, {},
                           dtype(), usual_tolerance(dtype()));
+}
+
+TEST_P(GatedTest, TwoTensorsEqualTheReference) {
+  for (const int64_t width : {1, 33})
+    expect_equals_reference(pair(activation()), pair_reference(activation()),
+                            {random_normal({2, 5, width}, "gate", 1, 2),
+                             strided_copy(random_normal({2, 5, width}, "up").to(dtype()))},
+                            {}, dtype(), usual_tolerance(dtype()));
 }
 
 TEST_P(GatedTest, HoldsOverTheWholeRangeOfTheGate) {
@@ -103,9 +123,14 @@ TEST(GatedGpu, EqualsTheReference) {
   const at::Device gpu = pick_device("cuda");
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
     for (const Activation a : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh})
-      for (const int64_t width : {1, 12, 256, 1000, 2049})  // whole 16-byte pieces and others
+      for (const int64_t width : {1, 12, 256, 1000, 2049}) {  // whole 16-byte pieces and others
         expect_equals_reference(op(a), reference(a), {random_normal({70, 2 * width}, "gate_up")},
                                 {}, dtype, 2 * usual_tolerance(dtype), gpu);
+        expect_equals_reference(
+            pair(a), pair_reference(a),
+            {random_normal({70, width}, "gate"), random_normal({70, width}, "up")}, {}, dtype,
+            2 * usual_tolerance(dtype), gpu);
+      }
 }
 
 TEST(GatedGpu, TakesRowsThatBeginAtAnyElement) {

@@ -29,6 +29,19 @@ Tensors sum_reference(const Tensors& in, const Tensors& w) {
   return {in[1] + at::matmul(in[0], w[0].t())};
 }
 
+Tensors biased(const Tensors& in, const std::vector<Parameter>& p) {
+  return {linear(in[0], p[0], &p[1])};
+}
+Tensors biased_reference(const Tensors& in, const Tensors& w) {
+  return {at::matmul(in[0], w[0].t()) + w[1]};
+}
+Tensors biased_sum(const Tensors& in, const std::vector<Parameter>& p) {
+  return {linear_add(in[0], p[0], in[1], &p[1])};
+}
+Tensors biased_sum_reference(const Tensors& in, const Tensors& w) {
+  return {in[1] + at::matmul(in[0], w[0].t()) + w[1]};
+}
+
 class LinearTest : public ::testing::TestWithParam<at::ScalarType> {};
 INSTANTIATE_TEST_SUITE_P(Types, LinearTest,
                          ::testing::Values(at::kDouble, at::kFloat, at::kBFloat16));
@@ -42,6 +55,12 @@ TEST_P(LinearTest, EqualsTheReference) {
       expect_equals_reference(product, product_reference, {x}, w, GetParam(),
                               usual_tolerance(GetParam()));
       expect_equals_reference(sum, sum_reference, {x, residual}, w, GetParam(),
+                              2 * usual_tolerance(GetParam()));
+      const Tensors both = {w[0], random_normal({out}, "bias")};
+      expect_equals_reference(biased, biased_reference, {x}, both, GetParam(),
+                              usual_tolerance(GetParam()));
+      // bfloat16: rounded before the bias is added, and after.
+      expect_equals_reference(biased_sum, biased_sum_reference, {x, residual}, both, GetParam(),
                               2 * usual_tolerance(GetParam()));
     }
 }
@@ -92,6 +111,9 @@ TEST(Linear, GradientsEqualCentralDifferences) {
   expect_gradients_equal_differences(product, {random_normal({2, 2, 4}, "x")}, w);
   expect_gradients_equal_differences(
       sum, {random_normal({2, 2, 4}, "x"), random_normal({2, 2, 3}, "residual")}, w);
+  expect_gradients_equal_differences(
+      biased_sum, {random_normal({2, 2, 4}, "x"), random_normal({2, 2, 3}, "residual")},
+      {w[0], random_normal({3}, "bias")});
 }
 
 TEST(Linear, GradientsOfOneBatchInTwoPiecesAddUpInFloat) {
@@ -115,6 +137,9 @@ TEST(Linear, WrongArgumentsAreNamed) {
   expect_error([&] { linear_add(x.narrow(1, 0, 4), w, x); },
                "linear: the residual must have the shape and dtype of the product with "
                "layers.0.out.weight");
+  const Parameter bias = parameter_of(random_normal({2}, "bias"), "layers.0.out.bias");
+  expect_error([&] { linear(x.narrow(1, 0, 4), w, &bias); },
+               "linear: layers.0.out.bias must be Double [3]");
 }
 
 TEST(LinearGpu, EqualsTheReference) {
@@ -127,6 +152,9 @@ TEST(LinearGpu, EqualsTheReference) {
     expect_equals_reference(product, product_reference, {x}, w, dtype, 2 * usual_tolerance(dtype),
                             gpu);
     expect_equals_reference(sum, sum_reference, {x, residual}, w, dtype, 2 * usual_tolerance(dtype),
+                            gpu);
+    expect_equals_reference(biased_sum, biased_sum_reference, {x, residual},
+                            {w[0], random_normal({96}, "bias")}, dtype, 3 * usual_tolerance(dtype),
                             gpu);
   }
 }

@@ -34,7 +34,7 @@ constexpr int64_t kWidth = 5 * 6 + 5 + 7;
 
 // in[1], if given, are positions.
 Op op(const RotaryLayout& layout) {
-  auto table = std::make_shared<RotaryTable>(rope_frequencies(layout.head_dim, 100));
+  auto table = std::make_shared<RotaryTable>(rope_frequencies(layout.turned(), 100));
   return [=](const Tensors& in, const std::vector<Parameter>&) -> Tensors {
     const RotaryOutput out =
         split_rotary(in[0], in.size() > 1 ? in[1] : at::Tensor(), *table, layout);
@@ -48,10 +48,10 @@ Reference reference(const RotaryLayout& layout) {
   return [=](const Tensors& in, const Tensors&) -> Tensors {
     const at::Tensor& x = in[0];
     const int64_t batch = x.size(0), seq_len = x.size(1);
-    at::Tensor theta = at::zeros({layout.head_dim / 2}, at::kDouble);
-    for (int64_t i = 0; i < layout.head_dim / 2; ++i)
+    at::Tensor theta = at::zeros({layout.turned() / 2}, at::kDouble);
+    for (int64_t i = 0; i < layout.turned() / 2; ++i)
       theta[i] =
-          std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(layout.head_dim));
+          std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(layout.turned()));
     const at::Tensor position = in.size() > 1
                                     ? in[1].to(at::kDouble)
                                     : at::arange(seq_len, at::kDouble).expand({batch, seq_len});
@@ -59,7 +59,11 @@ Reference reference(const RotaryLayout& layout) {
     const auto heads = [&](int64_t first, int64_t n, double scale) {
       const at::Tensor part = x.narrow(2, first * layout.head_dim, n * layout.head_dim)
                                   .unflatten(2, {n, layout.head_dim});
-      return rotate_reference(part, angle.cos(), angle.sin(), layout.interleaved) * scale;
+      const at::Tensor turned = rotate_reference(part.narrow(3, 0, layout.turned()), angle.cos(),
+                                                 angle.sin(), layout.interleaved);
+      return at::cat({turned, part.narrow(3, layout.turned(), layout.head_dim - layout.turned())},
+                     3) *
+             scale;
     };
     const int64_t turned = 5 * layout.head_dim;
     return {heads(0, 3, layout.q_scale), heads(3, 2, layout.k_scale),
@@ -94,6 +98,16 @@ TEST_P(RotaryTest, EqualsTheReference) {
     expect_equals_reference(op(layout()), reference(layout()),
                             {random_normal({2, seq_len, kWidth}, "x")}, {}, dtype(),
                             usual_tolerance(dtype()));
+}
+
+TEST_P(RotaryTest, TurnsTheFirstChannelsOfAHeadAlone) {
+  if (layout().interleaved) return;
+  for (const int64_t rotary_dim : {2, 4, 6}) {
+    RotaryLayout partial = layout();
+    partial.rotary_dim = rotary_dim;
+    expect_equals_reference(op(partial), reference(partial), {random_normal({2, 9, kWidth}, "x")},
+                            {}, dtype(), usual_tolerance(dtype()));
+  }
 }
 
 TEST_P(RotaryTest, TakesPositionsAndStridedInputs) {
@@ -201,6 +215,11 @@ TEST(Rotary, WrongArgumentsAreNamed) {
                      {.n_q_heads = 3, .n_k_heads = 2, .head_dim = 6, .rest = {4, 4, 2, 1, 1}});
       },
       "rotary: 5 parts after q and k, at most 4 are supported");
+  RotaryLayout partial = layout_of(true);
+  partial.rotary_dim = 4;
+  expect_error([&] { split_rotary(x, {}, table, partial); },
+               "rotary: rotary_dim 4 must be even and at most head_dim 6, and equal to it with "
+               "interleaved pairs");
 }
 
 RotaryLayout layout_of(int64_t head_dim, std::vector<int64_t> rest, bool interleaved) {
@@ -218,6 +237,10 @@ std::vector<RotaryLayout> gpu_layouts() {
     for (const int64_t head_dim : {6, 16, 64})
       for (const auto& rest : {std::vector<int64_t>{64, 128}, {5, 7}})
         layouts.push_back(layout_of(head_dim, rest, interleaved));
+  for (const int64_t rotary_dim : {2, 16, 32}) {  // of heads that turn in part
+    layouts.push_back(layout_of(64, {64, 128}, false));
+    layouts.back().rotary_dim = rotary_dim;
+  }
   return layouts;
 }
 
