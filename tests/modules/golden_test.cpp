@@ -79,7 +79,7 @@ TEST_P(GoldenTest, Float64LogitsLossAndHiddenStatesAreTheAuthors) {
   const at::Tensor tokens = io.read("input_ids").to(at::kInt);
   const at::Tensor hidden = golden.model->hidden(tokens, Segments{}, nullptr);
   EXPECT_LT(relative_error(golden.model->logits(hidden), io.read("logits")), kStored);
-  for (size_t i = 0; i < trace.size(); ++i)
+  for (size_t i = 0; i < trace.size() && io.find("hidden.0"); ++i)
     EXPECT_LT(relative_error(trace[i], io.read("hidden." + std::to_string(i))), kStored)
         << "layer " << i;
   const at::Tensor targets = next_tokens(tokens);
@@ -149,7 +149,7 @@ TEST_P(GoldenTest, TokenByTokenDecodingGivesTheAuthorsLogitsAndStates) {
     const auto names = golden.model->mixer(static_cast<int64_t>(layer)).state_names();
     ASSERT_EQ(names.size(), state.layers[layer].tensors.size());
     for (size_t i = 0; i < names.size(); ++i) {
-      const at::Tensor want = io.read(fmt::format("state.{}.{}", layer, names[i]));
+      at::Tensor want = io.read(fmt::format("state.{}.{}", layer, names[i]));
       at::Tensor got = state.layers[layer].tensors[i];
       if (names[i] == "key" || names[i] == "value")
         got = got.narrow(1, 0, state.layers[layer].length).transpose(1, 2);
@@ -157,13 +157,19 @@ TEST_P(GoldenTest, TokenByTokenDecodingGivesTheAuthorsLogitsAndStates) {
         got = got * std::sqrt(static_cast<double>(got.size(2)));  // fla scales q, we scale k
       if (names[i] == "prev_key_value") got = got.transpose(2, 3);
       if (names[i] == "scale") got = got[0];
+      if (names[i] == "ssm_state") got = got.transpose(2, 3);
+      if (names[i] == "conv_state") {
+        got = got.transpose(1, 2);
+        want = want.narrow(2, 1, got.size(2));  // the authors also keep the tap that drops out next
+      }
       EXPECT_LT(relative_error(got, want), kStored) << names[i];
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Authors, GoldenTest,
-                         ::testing::Values("llama", "llama_tied", "retnet", "retnet_torchscale"),
+                         ::testing::Values("llama", "llama_tied", "retnet", "retnet_torchscale",
+                                           "mamba2", "mamba2_groups"),
                          [](const auto& info) { return info.param; });
 
 // The three forms of the fla dialect are one function; torchscale's own forms differ from each
@@ -186,6 +192,18 @@ TEST(RetNetGoldenTest, TorchscaleChunkwiseFormGivesItsOwnLogits) {
   const at::Tensor logits = golden.model->logits(
       golden.model->hidden(io.read("input_ids").to(at::kInt), Segments{}, nullptr));
   EXPECT_LT(relative_error(logits, io.read("chunk_logits")), kStored);
+}
+
+TEST(Mamba2GoldenTest, EveryFormGivesTheAuthorsLogits) {
+  for (const char* form : {"{form: parallel}", "{form: recurrent}", "{form: chunk, chunk: 1}",
+                           "{form: chunk, chunk: 7}", "{form: chunk, chunk: 64}"})
+    for (const char* name : {"mamba2", "mamba2_groups"}) {
+      const Golden golden = load_golden(name, at::kDouble, form);
+      SafetensorsFile io(golden.folder + "/io.safetensors");
+      const at::Tensor logits = golden.model->logits(
+          golden.model->hidden(io.read("input_ids").to(at::kInt), Segments{}, nullptr));
+      EXPECT_LT(relative_error(logits, io.read("logits")), kStored) << name << " " << form;
+    }
 }
 
 }  // namespace
