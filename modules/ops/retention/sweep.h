@@ -18,10 +18,11 @@ struct SweepSetting {
   at::Tensor start;      // [B, T] uint8, or undefined: no document starts
   RetentionForm form;
   int64_t chunk;
+  bool wide_out = false;  // out in float32 (float64), not rounded to the dtype of value
 };
 
 struct SweepOutput {
-  at::Tensor out;    // [B, T, H, N], dtype of value
+  at::Tensor out;    // [B, T, H, N], dtype of value unless wide_out
   at::Tensor state;  // [B, H, M, N]: forward after the last token; backward before the first, its
                      // decay applied
 };
@@ -30,7 +31,23 @@ struct SweepOutput {
 SweepOutput sweep_aten(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
 
-// Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, fixed decays, not the parallel form.
+// By whichever of the three below can do it.
+SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& query,
+                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+
+struct SweepGradients {
+  // q and k are those of `group` heads, summed; log_decay is [B, T, H] float64, only if asked for;
+  // state only if there is one.
+  at::Tensor q, k, v, log_decay, state;
+};
+// The backward of out = sweep(setting, Time::kForward, q, k, v, state), eq. 3 and 4: three sweeps.
+// d_state undefined: nothing arrives at the final state. `group` neighbouring heads share q and k,
+// whose gradients [B, T, H / group, K] are the sums over them.
+SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
+                              const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
+                              const at::Tensor& d_state, bool needs_log_decay, int64_t group = 1);
+
+// Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, not the parallel form.
 bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query);
 SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& query,
                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
@@ -41,5 +58,14 @@ bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
                          const at::Tensor& value);
 SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+
+// Eq. 4: d.log_decay from d.q and d.k of each head, which are then summed over groups. from_zero:
+// no state came in; end [B, H] float64: <final state, its gradient>, or undefined. d.q and d.k come
+// in float32 (float64): eq. 4 is a sum of differences of their products.
+void decay_gradient_cpu(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
+                        bool from_zero, const at::Tensor& end, int64_t group, SweepGradients& d);
+// bfloat16 or float32 on a GPU.
+void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
+                         bool from_zero, const at::Tensor& end, int64_t group, SweepGradients& d);
 
 }  // namespace ceiling

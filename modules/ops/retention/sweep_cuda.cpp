@@ -45,13 +45,15 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
   const int64_t batch = query.size(0), seq_len = query.size(1), heads = query.size(2),
                 m_dim = query.size(3), n_dim = value.size(3);
   const auto wide = query.options().dtype(at::kFloat);
-  const SweepOutput result{at::empty({batch, seq_len, heads, n_dim}, query.options()),
-                           at::empty({batch, heads, m_dim, n_dim}, wide)};
+  const SweepOutput result{
+      at::empty({batch, seq_len, heads, n_dim}, setting.wide_out ? wide : query.options()),
+      at::empty({batch, heads, m_dim, n_dim}, wide)};
   const at::Tensor state = state_in.defined() ? state_in.to(at::kFloat).contiguous() : at::Tensor();
   const at::Tensor start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
   GpuSweepParams p{};
   p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.m_dim = m_dim, p.n_dim = n_dim;
   p.backward = time == Time::kBackward, p.bf16 = query.scalar_type() == at::kBFloat16;
+  p.wide_out = setting.wide_out;
   p.query = query.const_data_ptr(), p.query_strides = strides_of(query);
   p.key = key.const_data_ptr(), p.key_strides = strides_of(key);
   p.value = value.const_data_ptr(), p.value_strides = strides_of(value);
@@ -93,6 +95,38 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
   }
   launch(sweep_chunk_cuda, p, query);
   return result;
+}
+
+void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q_in,
+                         const at::Tensor& k_in, bool from_zero, const at::Tensor& end_in,
+                         int64_t group, SweepGradients& d) {
+  const auto unit_stride = [](const at::Tensor& x) {
+    return x.stride(3) == 1 || x.size(3) == 1 ? x : x.contiguous();
+  };
+  const at::Tensor q = unit_stride(q_in), k = unit_stride(k_in), own_dq = d.q.contiguous(),
+                   own_dk = d.k.contiguous(), end = end_in.defined() ? end_in.contiguous() : end_in,
+                   start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
+  const int64_t batch = q.size(0), seq_len = q.size(1), heads = q.size(2), width = q.size(3);
+  const at::Tensor terms = at::empty({batch, heads, seq_len}, q.options().dtype(at::kFloat));
+  d.log_decay = at::empty({batch, seq_len, heads}, q.options().dtype(at::kDouble));
+  GpuDecayGradientParams p{};
+  p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.width = width, p.group = group;
+  p.bf16 = q.scalar_type() == at::kBFloat16;
+  p.q = q.const_data_ptr(), p.q_strides = strides_of(q);
+  p.k = k.const_data_ptr(), p.k_strides = strides_of(k);
+  p.dq = own_dq.const_data_ptr<float>(), p.dk = own_dk.const_data_ptr<float>();
+  if (group > 1) {
+    d.q = at::empty({batch, seq_len, heads / group, width}, q.options());
+    d.k = at::empty({batch, seq_len, heads / group, width}, q.options());
+    p.dq_sum = d.q.mutable_data_ptr(), p.dk_sum = d.k.mutable_data_ptr();
+  } else {
+    d.q = own_dq.to(q.scalar_type()), d.k = own_dk.to(k.scalar_type());
+  }
+  if (end.defined()) p.end = end.const_data_ptr<double>();
+  p.from_zero = from_zero;
+  p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
+  p.terms = terms.mutable_data_ptr<float>(), p.out = d.log_decay.mutable_data_ptr<double>();
+  launch(decay_gradient_kernel_cuda, p, q);
 }
 
 }  // namespace ceiling
