@@ -73,8 +73,9 @@ void TrainSection::fields(Fields& f) {
   f("global_batch", global_batch, Between{1, 1 << 24},
     "samples per optimizer step, over all processes");
   f("micro_batch", micro_batch, "auto", AtLeast{1},
-    "samples per forward pass; need not divide the batch (30 in 8: 8, 8, 8, 6); auto: by device "
-    "and context")
+    "samples per forward pass of one process; need not divide the batch (30 in 8: 8, 8, 8, 6); "
+    "auto: on a GPU the largest that fits, found by trying at the start and kept over resumes; on a "
+    "CPU about 4096 tokens")
       .free_to_change();
   f("lr", lr, AtLeast{0}, "peak learning rate");
   f("min_lr_ratio", min_lr_ratio, Between{0, 1},

@@ -145,9 +145,9 @@ int64_t micro_batch(const RunConfig& config, at::Device device, int64_t world_si
 
 std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device,
                                          at::ScalarType compute, const Peak& peak,
-                                         int64_t world_size) {
+                                         int64_t world_size, int64_t micro) {
   const int64_t context = config.data.context;
-  const int64_t micro = micro_batch(config, device, world_size);
+  if (micro == 0) micro = micro_batch(config, device, world_size);
   const int64_t compute_bytes = static_cast<int64_t>(at::elementSize(compute));
   const auto n = static_cast<double>(model.n_parameters());
   const double flops = 3 * model.flops_per_token(context);

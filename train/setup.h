@@ -44,12 +44,13 @@ int64_t vocabulary(const RunConfig& config);
 // The model of `config` (its vocab_size and context are filled in).
 std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size);
 
-// Samples per micro-batch: the config's, or a choice for the device.
+// Samples per micro-batch: the config's, or a choice for the device (on a GPU a first guess, see
+// auto_micro_batch.h).
 int64_t micro_batch(const RunConfig& config, at::Device device, int64_t world_size = 1);
 
-// What will happen, before step 1 and for --dry-run.
+// What will happen, before step 1 and for --dry-run. `micro` 0: micro_batch() of the config.
 std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model, at::Device device,
                                          at::ScalarType compute, const Peak& peak,
-                                         int64_t world_size = 1);
+                                         int64_t world_size = 1, int64_t micro = 0);
 
 }  // namespace ceiling

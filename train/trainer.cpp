@@ -21,6 +21,7 @@
 #include "modules/ops/device.h"
 #include "modules/ops/grad_norm/grad_norm.h"
 #include "parallel/launcher.h"
+#include "train/auto_micro_batch.h"
 #include "train/consumed_log.h"
 #include "train/data_parallel.h"
 #include "train/evaluate.h"
@@ -169,16 +170,22 @@ Trainer::Trainer(RunConfig config, World& world)
   resume();
   data.first_position = progress_.step * config_.train.global_batch;
   loader_ = std::make_unique<Loader>(data);
-  micro_step_ = std::make_unique<MicroStep>(
-      *model_, device_,
-      MicroStepOptions{
-          .micro_batch = micro_batch_,
-          .documents = !data.cross_document,
-          .scale = 1.0 / most_targets(),
-          .z_loss = config_.train.z_loss,
-          .recompute = config_.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone,
-          .graph = config_.train.cuda_graph},
-      world_.size() > 1 ? ranks_.get() : nullptr);
+  MicroStepOptions options{
+      .micro_batch = micro_batch_,
+      .documents = !data.cross_document,
+      .scale = 1.0 / most_targets(),
+      .z_loss = config_.train.z_loss,
+      .recompute = config_.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone,
+      .graph = config_.train.cuda_graph};
+  // Otherwise the config has it, or the checkpoint: another choice would change rounding.
+  if (!config_.train.micro_batch && progress_.step == 0 && device_.is_cuda()) {
+    const int64_t most = (config_.train.global_batch + world_.size() - 1) / world_.size();
+    micro_batch_ = options.micro_batch = largest_micro_batch(
+        *model_, store_->grad, options, config_.data.context, most, world_.communicator());
+    spdlog::info("micro-batch: {} sequences, the largest that fits", micro_batch_);
+  }
+  micro_step_ = std::make_unique<MicroStep>(*model_, device_, options,
+                                            world_.size() > 1 ? ranks_.get() : nullptr);
 }
 
 // Continues from the newest valid checkpoint of this folder, if any; refuses if config or data
@@ -284,7 +291,7 @@ void Trainer::report_start() {
   peak_ = peak_of(device_, compute_);
   if (!world_.first()) return;
   std::vector<DescriptionRow> rows =
-      describe_run(config_, *model_, device_, compute_, peak_, world_.size());
+      describe_run(config_, *model_, device_, compute_, peak_, world_.size(), micro_batch_);
   const SplitSummary split =
       DatasetReader(loader_options(config_, Split::kTrain, device_).parts[0].path)
           .summary(Split::kTrain);

@@ -42,7 +42,7 @@ def strike(process, folder, chosen, counts):
 
 def soak(root, kills, n_ranks, model="llama", seed=11):
     chosen = random.Random(seed)
-    steps = max(60, 6 * kills)
+    steps = max(60, 10 * kills)
     settings = f"steps: {steps}, global_batch: 6, micro_batch: 2, lr: 3e-3, warmup_steps: 10, log_every: 1, precision: fp32"
     config = write_config(root, "soak", MODELS[model], train=settings, eval="every: 50", checkpoint="every: 3, keep_last: 2")
     folder, whole = root / "runs" / "soak", root / "runs" / "whole"
