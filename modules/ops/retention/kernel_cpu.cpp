@@ -54,6 +54,14 @@ inline void accumulate(Vector (&sum)[R][N], const float* a, int64_t a_row, int64
   }
 }
 
+template <class T>
+inline void store_line(T* to, const float* line, int64_t width) {
+  if (width == kTile)
+    for (int64_t lane = 0; lane < kTile; ++lane) store(to, lane, line[lane]);
+  else
+    for (int64_t lane = 0; lane < width; ++lane) store(to, lane, line[lane]);
+}
+
 template <int R>
 struct RowCount {
   static constexpr int value = R;
@@ -91,14 +99,6 @@ class Task {
     key_ = query_ + kSweepChunk * m_;
     key_across_ = key_ + kSweepChunk * m_;
     score_ = key_across_ + kSweepChunk * m_;
-    for (int64_t i = 0; i <= kSweepChunk; ++i)
-      power_[i] = static_cast<float>(exp(static_cast<double>(i) * p.log_decay[h_]));
-    // enter: decays from the state to the piece's i-th token; leave: from there to the next state.
-    // Forward in time a token's own decay lies before it, backward behind it.
-    for (int64_t i = 0; i < kSweepChunk; ++i) enter_[i] = power_[p.backward ? i : i + 1];
-    // within_[kSweepChunk + j - i]: decays between tokens i >= j, one row of the mask per offset.
-    for (int64_t d = 0; d < 2 * kSweepChunk; ++d)
-      within_[d] = d <= kSweepChunk ? power_[kSweepChunk - d] : 0.0f;
   }
 
   void run() {
@@ -107,6 +107,7 @@ class Task {
       if (starts_afresh(at)) clear_state();
       int64_t n = 1;
       while (n < p_.chunk && at + n < p_.seq_len && !starts_afresh(at + n)) ++n;
+      if (p_.decay_time_stride != 0 || n != weighted_) find_weights(at, n);
       piece(at, n);
       at += n;
     }
@@ -144,6 +145,28 @@ class Task {
         p_.state_out[state_index(i) + c] = state_[i * columns_ + c];
   }
 
+  double log_decay(int64_t i) const {
+    return p_.log_decay[b_ * p_.decay_batch_stride + token(i) * p_.decay_time_stride + h_];
+  }
+  // Decays of a piece of n tokens. enter: from the state to the i-th token; leave: from there to
+  // the next state; within: between tokens i >= j. Forward in time a token's own decay lies before
+  // it, backward behind it.
+  void find_weights(int64_t at, int64_t n) {
+    double sum[kSweepChunk + 1];
+    sum[0] = 0;
+    for (int64_t i = 0; i < n; ++i) sum[i + 1] = sum[i] + log_decay(at + i);
+    const double* own = p_.backward ? sum : sum + 1;
+    for (int64_t i = 0; i < n; ++i) {
+      enter_[i] = exponential(static_cast<float>(own[i]));
+      leave_[i] = exponential(static_cast<float>(sum[n] - own[i]));
+      float *within = within_ + i * kSweepChunk, between[kSweepChunk] = {};
+      for (int64_t j = 0; j <= i; ++j) between[j] = static_cast<float>(own[i] - own[j]);
+      for (int64_t j = 0; j < kSweepChunk; ++j) within[j] = j <= i ? exponential(between[j]) : 0.0f;
+    }
+    across_ = exponential(static_cast<float>(sum[n]));
+    weighted_ = n;
+  }
+
   void piece(int64_t at, int64_t n) {
     load_piece(at, n);
     for_row_tiles(n, [&](auto rows, int64_t i) { scores<decltype(rows)::value>(i); });
@@ -159,7 +182,7 @@ class Task {
     for (int64_t i = 0; i < n; ++i) {
       const T *q = row(p_.query, at + i), *k = row(p_.key, at + i);
       const T* v = row(p_.value, at + i) + first_;
-      const float leave = power_[p_.backward ? n - i : n - 1 - i];
+      const float leave = leave_[i];
       float *query = query_ + i * m_, *across = key_across_ + i * m_;
       float* value = value_ + i * columns_;
       for (int64_t c = 0; c < p_.m; ++c) query[c] = load(q, c);
@@ -180,7 +203,7 @@ class Task {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
         vector_at(score_ + (i + r) * kSweepChunk + j) =
-            sum[r][0] * vector_at(within_ + kSweepChunk + j - i - r);
+            sum[r][0] * vector_at(within_ + (i + r) * kSweepChunk + j);
     }
   }
 
@@ -209,12 +232,12 @@ class Task {
       float line[kTile];
 #pragma GCC unroll 8
       for (int n = 0; n < kVectors; ++n) vector_at(line + n * kWidth) = sum[r][n];
-      T* to = static_cast<T*>(p_.out) +
-              ((b_ * p_.seq_len + token(at + i + r)) * p_.heads + h_) * p_.n + first_ + c;
-      if (width == kTile)
-        for (int64_t lane = 0; lane < kTile; ++lane) store(to, lane, line[lane]);
+      const int64_t to =
+          ((b_ * p_.seq_len + token(at + i + r)) * p_.heads + h_) * p_.n + first_ + c;
+      if (p_.wide_out)
+        store_line(static_cast<float*>(p_.out) + to, line, width);
       else
-        for (int64_t lane = 0; lane < width; ++lane) store(to, lane, line[lane]);
+        store_line(static_cast<T*>(p_.out) + to, line, width);
     }
   }
 
@@ -226,7 +249,7 @@ class Task {
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
       for (int x = 0; x < kVectors; ++x)
-        sum[r][x] = vector_at(state + r * columns_ + x * kWidth) * power_[n];
+        sum[r][x] = vector_at(state + r * columns_ + x * kWidth) * across_;
     accumulate(sum, key_across_ + i, 1, m_, value_ + c, columns_, n);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
@@ -237,7 +260,8 @@ class Task {
   const SweepParams& p_;
   int64_t b_, h_, first_, columns_, n_columns_, m_;
   float *state_, *value_, *query_, *key_, *key_across_, *score_;
-  float power_[kSweepChunk + 1], enter_[kSweepChunk], within_[2 * kSweepChunk];
+  int64_t weighted_ = 0;  // tokens of the piece that the weights below are for
+  float enter_[kSweepChunk], leave_[kSweepChunk], within_[kSweepChunk * kSweepChunk], across_ = 1;
 };
 
 }  // namespace
@@ -250,6 +274,35 @@ void retention_sweep(const SweepParams& p, int64_t begin, int64_t end) {
     else
       Task<bf16>(p, task).run();
   }
+}
+
+// out_t = sum over u >= t of q_u . dq_u - k_u . dk_u, within t's document, plus what reaches the
+// end.
+void retention_decay_gradient(const DecayGradientParams& p, int64_t begin, int64_t end) {
+  with_type(p.type, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Acc<T>;
+    for (int64_t bh = begin; bh < end; ++bh) {
+      const int64_t b = bh / p.heads, h = bh % p.heads;
+      const auto at = [&](const SweepRows& rows, int64_t t) {
+        return b * rows.batch_stride + t * rows.time_stride + h * rows.head_stride;
+      };
+      double crossing = p.end ? p.end[bh] : 0.0;
+      for (int64_t t = p.seq_len - 1; t >= 0; --t) {
+        const T *q = static_cast<const T*>(p.q.data) + at(p.q, t),
+                *k = static_cast<const T*>(p.k.data) + at(p.k, t);
+        const A *dq = static_cast<const A*>(p.dq.data) + at(p.dq, t),
+                *dk = static_cast<const A*>(p.dk.data) + at(p.dk, t);
+        crossing += lane_sum<double>(p.width, [&](int64_t i) {
+          return static_cast<double>(load(q, i)) * static_cast<double>(load(dq, i)) -
+                 static_cast<double>(load(k, i)) * static_cast<double>(load(dk, i));
+        });
+        // No source lies before the start of a document; the sum there is rounding.
+        if ((t == 0 && p.from_zero) || (p.start && p.start[b * p.seq_len + t])) crossing = 0;
+        p.out[(b * p.seq_len + t) * p.heads + h] = crossing;
+      }
+    }
+  });
 }
 
 }  // namespace ceiling::CEILING_ISA

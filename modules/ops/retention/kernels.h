@@ -9,18 +9,21 @@ struct SweepRows {  // [B, T, H, width], unit stride within a head
 };
 
 struct SweepParams {
-  CpuType type;                  // of query, key, value and out: kFloat or kBFloat16
+  CpuType type;                  // of query, key and value: kFloat or kBFloat16
+  bool wide_out;                 // out is float; else of their type
   bool backward;                 // in time
   int64_t seq_len, heads, m, n;  // T, H; query and key are M wide, value is N wide
   int64_t chunk;                 // tokens of one piece, at most kSweepChunk
   SweepRows query, key, value;
-  const float* state_in;    // [B, H, M, N] or null: zeros
-  void* out;                // [B, T, H, N]
-  float* state_out;         // [B, H, M, N]
-  const double* log_decay;  // [H]
-  const uint8_t* start;     // [B, T] or null
-  int64_t column_splits;    // each head's N columns are cut into this many tasks
-  float* workspace;         // of this call: sweep_workspace(m, n) floats
+  const float* state_in;  // [B, H, M, N] or null: zeros
+  void* out;              // [B, T, H, N]
+  float* state_out;       // [B, H, M, N]
+  // [H] if the strides are 0, else [B, T, H]; neighbouring heads touch.
+  const double* log_decay;
+  int64_t decay_batch_stride, decay_time_stride;
+  const uint8_t* start;   // [B, T] or null
+  int64_t column_splits;  // each head's N columns are cut into this many tasks
+  float* workspace;       // of this call: sweep_workspace(m, n) floats
 };
 
 // Longer pieces add work within them, shorter ones pass the state through registers more often;
@@ -39,5 +42,17 @@ constexpr int64_t sweep_workspace(int64_t m, int64_t n) {
 }
 
 CEILING_CPU_KERNEL(retention_sweep, SweepParams);  // over B H column_splits
+
+struct DecayGradientParams {
+  CpuType type;                   // of q and k; dq and dk are float (double for kDouble)
+  int64_t seq_len, heads, width;  // T, H, K
+  SweepRows q, dq, k, dk;
+  const double* end;     // [B, H] or null: <final state, its gradient>
+  bool from_zero;        // no state came in
+  const uint8_t* start;  // [B, T] or null
+  double* out;           // [B, T, H]
+};
+
+CEILING_CPU_KERNEL(retention_decay_gradient, DecayGradientParams);  // over B H
 
 }  // namespace ceiling

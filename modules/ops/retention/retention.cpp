@@ -14,18 +14,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& query,
-                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state) {
-  if (sweep_cpu_supports(setting, query)) return sweep_cpu(setting, time, query, key, value, state);
-  if (sweep_cuda_supports(setting, query, value))
-    return sweep_cuda(setting, time, query, key, value, state);
-  return sweep_aten(setting, time, query, key, value, state);
-}
-
-at::Tensor transposed(const at::Tensor& state) {
-  return state.defined() ? state.transpose(-1, -2) : at::Tensor();
-}
-
 class RetentionFn : public torch::autograd::Function<RetentionFn> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
@@ -42,7 +30,6 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
     return {out.out, out.state};
   }
 
-  // README.md, eq. 3: dq is a sweep forward in time, dk and dv are sweeps backward in time.
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &log_decay = saved[3],
@@ -51,35 +38,21 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
                                static_cast<RetentionForm>(ctx->saved_data["form"].toInt()),
                                ctx->saved_data["chunk"].toInt()};
     const at::Tensor d_out = grads[0].defined() ? grads[0] : at::zeros_like(v);
-    const at::Tensor& d_state = grads[1];
-    const SweepOutput for_v = sweep(setting, Time::kBackward, k, q, d_out, d_state);
-    const at::Tensor dq = sweep(setting, Time::kForward, d_out, v, k, transposed(state)).out;
-    const at::Tensor dk = sweep(setting, Time::kBackward, v, d_out, q, transposed(d_state)).out;
-    at::Tensor d_log_decay;
-    if (ctx->needs_input_grad(3)) {
-      // A decay at t lies between every source before t and every reader from t on; the final state
-      // is a reader after the end.
-      const auto dot = [](const at::Tensor& a, const at::Tensor& b) {
-        return (a.to(at::kDouble) * b.to(at::kDouble)).sum(-1);
-      };
-      at::Tensor crossing = (dot(q, dq) - dot(k, dk)).flip(1).cumsum(1).flip(1);  // [B, T, H]
-      if (d_state.defined()) {
-        const at::Tensor end = sweep(setting, Time::kForward, q, k, v, state).state;
-        crossing = crossing + (end.to(at::kDouble) * d_state.to(at::kDouble))
-                                  .sum(at::IntArrayRef({-1, -2}))
-                                  .unsqueeze(1);
-      }
-      d_log_decay = (log_decay.dim() == 3 ? crossing : crossing.sum(at::IntArrayRef({0, 1})))
-                        .to(log_decay.options());
-    }
-    return {dq,
-            dk,
-            for_v.out,
+    const SweepGradients d =
+        sweep_backward(setting, q, k, v, state, d_out, grads[1], ctx->needs_input_grad(3));
+    const at::Tensor d_log_decay =
+        !d.log_decay.defined() ? at::Tensor()
+        : log_decay.dim() == 3 ? d.log_decay.to(log_decay.options())
+                               : d.log_decay.sum(at::IntArrayRef({0, 1})).to(log_decay.options());
+    const at::Tensor none;
+    return {d.q.to(q.scalar_type()),
+            d.k.to(k.scalar_type()),
+            d.v,
             d_log_decay,
-            state.defined() ? for_v.state.to(state.scalar_type()) : at::Tensor(),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor()};
+            d.state,
+            none,
+            none,
+            none};
   }
 };
 

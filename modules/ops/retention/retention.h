@@ -25,7 +25,7 @@ struct RetentionOutput {
 //   v          [B, T, H, V]  dtype of q, any strides
 //   log_decay  [H] or [B, T, H]  ln gamma, finite and <= 0, any float dtype, on the CPU or on the
 //              device of q. [H]: one fixed decay per head (RetNet). [B, T, H]: data-dependent, as
-//              in simple GLA and Mamba-2.
+//              in simple GLA and Mamba-2 (modules/ops/ssd).
 //   state      [B, H, K, V]  what an earlier call returned, or undefined: zeros. It decays before
 //              the first token, too.
 //   segments   where documents start; there S_{t-1} is zero, and so is the gradient to it

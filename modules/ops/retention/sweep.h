@@ -18,10 +18,11 @@ struct SweepSetting {
   at::Tensor start;      // [B, T] uint8, or undefined: no document starts
   RetentionForm form;
   int64_t chunk;
+  bool wide_out = false;  // on a CPU: out in float32 (float64), not rounded to the dtype of value
 };
 
 struct SweepOutput {
-  at::Tensor out;    // [B, T, H, N], dtype of value
+  at::Tensor out;    // [B, T, H, N], dtype of value unless wide_out
   at::Tensor state;  // [B, H, M, N]: forward after the last token; backward before the first, its
                      // decay applied
 };
@@ -30,7 +31,22 @@ struct SweepOutput {
 SweepOutput sweep_aten(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
 
-// Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, fixed decays, not the parallel form.
+// By whichever of the three below can do it.
+SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& query,
+                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+
+struct SweepGradients {
+  // log_decay [B, T, H] float64, only if asked for: q and k are then in float32 on a CPU, since it
+  // is a sum of differences of their products. state only if there is one.
+  at::Tensor q, k, v, log_decay, state;
+};
+// The backward of out = sweep(setting, Time::kForward, q, k, v, state), eq. 3 and 4: three sweeps.
+// d_state undefined: nothing arrives at the final state.
+SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
+                              const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
+                              const at::Tensor& d_state, bool needs_log_decay);
+
+// Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, not the parallel form.
 bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query);
 SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& query,
                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
@@ -41,5 +57,11 @@ bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
                          const at::Tensor& value);
 SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+
+// Eq. 4 on a CPU: [B, T, H] float64 from q, dq, k, dk [B, T, H, K]; end [B, H] float64 or
+// undefined.
+at::Tensor decay_gradient_cpu(const at::Tensor& q, const at::Tensor& dq, const at::Tensor& k,
+                              const at::Tensor& dk, const at::Tensor& end, const at::Tensor& start,
+                              bool from_zero);
 
 }  // namespace ceiling

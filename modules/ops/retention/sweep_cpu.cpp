@@ -9,8 +9,7 @@ namespace ceiling {
 
 bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query) {
   const bool narrow = query.scalar_type() == at::kFloat || query.scalar_type() == at::kBFloat16;
-  return query.device().is_cpu() && narrow && setting.log_decay.dim() == 1 &&
-         setting.form != RetentionForm::kParallel;
+  return query.device().is_cpu() && narrow && setting.form != RetentionForm::kParallel;
 }
 
 namespace {
@@ -33,8 +32,9 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
   const at::Tensor state = state_in.defined() ? state_in.to(at::kFloat).contiguous() : at::Tensor();
   const at::Tensor log_decay = setting.log_decay.to(at::kCPU, at::kDouble).contiguous();
   const at::Tensor start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
-  SweepOutput result{at::empty({batch, seq_len, heads, n}, query.options()),
-                     at::empty({batch, heads, m, n}, wide)};
+  SweepOutput result{
+      at::empty({batch, seq_len, heads, n}, setting.wide_out ? wide : query.options()),
+      at::empty({batch, heads, m, n}, wide)};
   // Two tasks per thread at least, by cutting heads into columns, which are independent of each
   // other.
   int64_t splits = 1;
@@ -42,7 +42,8 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
     splits *= 2;
   const int64_t tasks = batch * heads * splits;
   SweepParams p{};
-  p.type = cpu_type(query, "retention"), p.backward = time == Time::kBackward;
+  p.type = cpu_type(query, "retention"), p.wide_out = setting.wide_out;
+  p.backward = time == Time::kBackward;
   p.seq_len = seq_len, p.heads = heads, p.m = m, p.n = n;
   // The recurrent form may take several tokens at once, too: the same sums in another order.
   p.chunk =
@@ -51,6 +52,7 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
   p.state_in = state.defined() ? state.const_data_ptr<float>() : nullptr;
   p.out = result.out.mutable_data_ptr(), p.state_out = result.state.mutable_data_ptr<float>();
   p.log_decay = log_decay.const_data_ptr<double>();
+  if (log_decay.dim() == 3) p.decay_batch_stride = seq_len * heads, p.decay_time_stride = heads;
   p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
   p.column_splits = splits;
   at::parallel_for(0, tasks, 1, [&](int64_t b, int64_t e) {
@@ -60,6 +62,28 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
     retention_sweep(mine, b, e);
   });
   return result;
+}
+
+at::Tensor decay_gradient_cpu(const at::Tensor& q_in, const at::Tensor& dq_in,
+                              const at::Tensor& k_in, const at::Tensor& dk_in,
+                              const at::Tensor& end_in, const at::Tensor& start_in,
+                              bool from_zero) {
+  const at::Tensor q = unit_stride(q_in), dq = unit_stride(dq_in), k = unit_stride(k_in),
+                   dk = unit_stride(dk_in), end = end_in.defined() ? end_in.contiguous() : end_in,
+                   start = start_in.defined() ? start_in.contiguous() : start_in;
+  const at::Tensor out =
+      at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kDouble));
+  DecayGradientParams p{};
+  p.type = cpu_type(q, "retention");
+  p.seq_len = q.size(1), p.heads = q.size(2), p.width = q.size(3);
+  p.q = rows_of(q), p.dq = rows_of(dq), p.k = rows_of(k), p.dk = rows_of(dk);
+  if (end.defined()) p.end = end.const_data_ptr<double>();
+  if (start.defined()) p.start = start.const_data_ptr<uint8_t>();
+  p.from_zero = from_zero;
+  p.out = out.mutable_data_ptr<double>();
+  at::parallel_for(0, q.size(0) * p.heads, 1,
+                   [&](int64_t b, int64_t e) { retention_decay_gradient(p, b, e); });
+  return out;
 }
 
 }  // namespace ceiling

@@ -1,0 +1,204 @@
+#include "modules/ops/ssd/ssd.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/softplus.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "modules/ops/checks.h"
+#include "modules/ops/retention/sweep.h"
+#include "modules/ops/ssd/kernels.h"
+
+namespace ceiling {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// [B, T, G, N] seen by every head of its group, without a copy.
+at::Tensor of_heads(const at::Tensor& group, int64_t heads) {
+  const int64_t groups = group.size(2), each = heads / groups;
+  if (each == 1) return group;
+  at::Tensor wide = group.unsqueeze(3).expand({-1, -1, -1, each, -1});
+  if (groups == 1) return wide.squeeze(2);
+  return wide.flatten(2, 3);  // of a few groups: a copy
+}
+// The gradient of that, in the dtype of `group`.
+at::Tensor of_groups(const at::Tensor& heads, const at::Tensor& group) {
+  const int64_t groups = group.size(2), each = heads.size(2) / groups;
+  return (each == 1 ? heads : heads.unflatten(2, {groups, each}).sum(3)).to(group.scalar_type());
+}
+
+at::Tensor flat_rows(
+    const at::Tensor& x) {  // [B, T, H, P] -> [B, T, H P]; copied if heads do not touch
+  const at::Tensor rows = x.flatten(2);
+  return rows.stride(2) == 1 || rows.size(2) == 1 ? rows : rows.contiguous();
+}
+at::Tensor unit_stride(const at::Tensor& x) {
+  return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
+}
+SsdRows rows_of(const at::Tensor& x) { return {x.const_data_ptr(), x.stride(0), x.stride(1)}; }
+
+struct Saved : torch::CustomClassHolder {
+  SsdOptions options;
+  at::Tensor start;  // or undefined
+  at::Tensor a_log_grad, d_grad, dt_bias_grad;
+};
+
+// Inputs as the kernels read them, and what the sweeps of both passes share.
+struct Inputs {
+  at::Tensor x, dt, a_log, d, dt_bias, v, log_decay;
+  SsdParams p{};
+  int64_t heads, tokens;
+
+  Inputs(const at::Tensor& x_in, const at::Tensor& dt_in, const at::Tensor& a_log_in,
+         const at::Tensor& d_in, const at::Tensor& dt_bias_in, const SsdOptions& options)
+      : x(flat_rows(x_in)),
+        dt(unit_stride(dt_in)),
+        a_log(a_log_in.contiguous()),
+        d(d_in.contiguous()),
+        dt_bias(dt_bias_in.contiguous()),
+        v(at::empty(x_in.sizes(), x_in.options())),
+        log_decay(at::empty(dt_in.sizes(), x_in.options().dtype(wide_type(x_in)))),
+        heads(x_in.size(2)),
+        tokens(x_in.size(0) * x_in.size(1)) {
+    p.type = cpu_type(x_in, "ssd");
+    p.batch = x_in.size(0), p.seq_len = x_in.size(1), p.heads = heads, p.dim = x_in.size(3);
+    p.dt_min = options.dt_min, p.dt_max = options.dt_max;
+    p.x = rows_of(x), p.dt = rows_of(dt);
+    p.a_log = a_log.const_data_ptr(), p.d = d.const_data_ptr(),
+    p.dt_bias = dt_bias.const_data_ptr();
+    p.v = v.mutable_data_ptr(), p.log_decay = log_decay.mutable_data_ptr();
+    at::parallel_for(0, tokens, grain(), [&](int64_t b, int64_t e) { ssd_prepare(p, b, e); });
+  }
+  int64_t grain() const { return row_grain(p.heads * p.dim); }
+  SweepSetting setting(const Saved& saved) const {
+    return {log_decay, saved.start, saved.options.form, saved.options.chunk};
+  }
+};
+
+class SsdFn : public torch::autograd::Function<SsdFn> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& dt,
+                               const at::Tensor& b, const at::Tensor& c, const at::Tensor& a_log,
+                               const at::Tensor& d, const at::Tensor& dt_bias,
+                               const std::optional<at::Tensor>& state_in,
+                               c10::intrusive_ptr<Saved> saved) {
+    const at::Tensor state = state_in.value_or(at::Tensor());
+    Inputs in(x, dt, a_log, d, dt_bias, saved->options);
+    SweepSetting setting = in.setting(*saved);
+    setting.wide_out = true;  // rounded once, after the skip
+    const SweepOutput out =
+        sweep(setting, Time::kForward, of_heads(c, in.heads), of_heads(b, in.heads), in.v, state);
+    const at::Tensor y = at::empty(x.sizes(), x.options());
+    in.p.o = out.out.const_data_ptr(), in.p.y = y.mutable_data_ptr();
+    at::parallel_for(0, in.tokens, in.grain(),
+                     [&](int64_t begin, int64_t end) { ssd_skip(in.p, begin, end); });
+    ctx->save_for_backward({x, dt, b, c, a_log, d, dt_bias, state});
+    ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
+    ctx->set_materialize_grads(false);
+    return {y, out.state};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list kept = ctx->get_saved_variables();
+    const at::Tensor &b = kept[2], &c = kept[3], &state = kept[7];
+    const auto saved =
+        c10::static_intrusive_pointer_cast<Saved>(ctx->saved_data["saved"].toCapsule());
+    Inputs in(kept[0], kept[1], kept[4], kept[5], kept[6], saved->options);
+    SsdParams& p = in.p;
+    const at::Tensor dy = grads[0].defined() ? grads[0] : at::zeros(in.v.sizes(), in.v.options());
+    const SweepGradients through = sweep_backward(in.setting(*saved), of_heads(c, in.heads),
+                                                  of_heads(b, in.heads), in.v, state, dy, grads[1],
+                                                  /*needs_log_decay=*/true);
+    const at::Tensor dy_rows = flat_rows(dy), dv = through.v.contiguous(),
+                     dx = at::empty(in.v.sizes(), in.v.options()),
+                     ddt = at::empty(in.log_decay.sizes(), in.v.options()),
+                     d_log_decay = through.log_decay.contiguous();
+    p.partials = (in.tokens + kSsdBlock - 1) / kSsdBlock;
+    const at::Tensor partial = at::empty({p.partials, 3, in.heads}, in.log_decay.options());
+    p.dy = rows_of(dy_rows), p.dv = dv.const_data_ptr();
+    p.d_log_decay = d_log_decay.const_data_ptr<double>();
+    p.dx = dx.mutable_data_ptr(), p.ddt = ddt.mutable_data_ptr(),
+    p.partial = partial.mutable_data_ptr();
+    at::parallel_for(0, p.partials, 1,
+                     [&](int64_t begin, int64_t end) { ssd_backward(p, begin, end); });
+    const at::Tensor sums = partial.sum(0);
+    saved->a_log_grad.add_(sums[0]), saved->d_grad.add_(sums[1]), saved->dt_bias_grad.add_(sums[2]);
+    const at::Tensor none;
+    return {
+        dx,  ddt, of_groups(through.k, b), of_groups(through.q, c), none, none, none, through.state,
+        none};
+  }
+};
+
+// Where no kernel is: the same from differentiable pieces.
+SsdOutput composed(const at::Tensor& x, const at::Tensor& dt, const at::Tensor& b,
+                   const at::Tensor& c, const SsdParameters& parameters, const at::Tensor& state,
+                   const Segments& segments, const SsdOptions& options) {
+  const at::ScalarType wide = wide_type(x);
+  const at::Tensor delta = at::clamp(at::softplus(dt.to(wide) + use(parameters.dt_bias)),
+                                     options.dt_min, options.dt_max);
+  const RetentionOutput out = retention(
+      of_heads(c, x.size(2)), of_heads(b, x.size(2)), (delta.unsqueeze(-1) * x).to(x.scalar_type()),
+      -at::exp(use(parameters.a_log)) * delta, state, segments, options.form, options.chunk);
+  return {(out.o + use(parameters.d).unsqueeze(-1) * x).to(x.scalar_type()), out.state};
+}
+
+void check(const at::Tensor& x, const at::Tensor& dt, const at::Tensor& b, const at::Tensor& c,
+           const SsdParameters& parameters, const at::Tensor& state, const Segments& segments,
+           const SsdOptions& options) {
+  if (x.dim() != 4 || x.size(1) < 1)
+    throw Error("ssd: x must be [B, T, H, P] with at least one token");
+  const int64_t heads = x.size(2);
+  if (dt.sizes() != x.sizes().slice(0, 3))
+    throw Error("ssd: dt must be [B, T, H], a time step for each token and head of x");
+  if (b.dim() != 4 || c.sizes() != b.sizes() || b.sizes().slice(0, 2) != x.sizes().slice(0, 2))
+    throw Error("ssd: b and c must be [B, T, G, N], of the B and T of x");
+  if (b.size(2) < 1 || heads % b.size(2) != 0)
+    throw Error("ssd: {} groups do not divide {} heads", b.size(2), heads);
+  if (state.defined() &&
+      (state.dim() != 4 || state.size(0) != x.size(0) || state.size(1) != heads ||
+       state.size(2) != b.size(3) || state.size(3) != x.size(3)))
+    throw Error("ssd: the state must be [B, H, N, P]");
+  if (segments.any() && segments.start.sizes() != x.sizes().slice(0, 2))
+    throw Error("ssd: the segments must be [B, T], as x is");
+  if (options.chunk < 1)
+    throw Error("ssd: chunk {} is not allowed, must be at least 1", options.chunk);
+  for (const at::Tensor& other : {dt, b, c}) {
+    if (other.scalar_type() != x.scalar_type()) throw Error("ssd: x, dt, b and c differ in dtype");
+    if (other.device() != x.device()) throw Error("ssd: x, dt, b and c are on different devices");
+  }
+  for (const Parameter* parameter : {&parameters.a_log, &parameters.d, &parameters.dt_bias}) {
+    const at::Tensor& value = parameter->value;
+    if (value.dim() != 1 || value.size(0) != heads)
+      throw Error("ssd: A_log, D and dt_bias must be [H], with the {} heads of x", heads);
+    if (value.scalar_type() != wide_type(x) || value.device() != x.device())
+      throw Error("ssd: A_log, D and dt_bias must be {} on {}", c10::toString(wide_type(x)),
+                  x.device().str());
+  }
+}
+
+}  // namespace
+
+SsdOutput ssd(const at::Tensor& x, const at::Tensor& dt, const at::Tensor& b, const at::Tensor& c,
+              const SsdParameters& parameters, const at::Tensor& state, const Segments& segments,
+              const SsdOptions& options) {
+  check(x, dt, b, c, parameters, state, segments, options);
+  if (!x.device().is_cpu()) return composed(x, dt, b, c, parameters, state, segments, options);
+  auto saved = c10::make_intrusive<Saved>();
+  saved->options = options, saved->start = segments.start;
+  saved->a_log_grad = parameters.a_log.grad, saved->d_grad = parameters.d.grad,
+  saved->dt_bias_grad = parameters.dt_bias.grad;
+  const variable_list out = SsdFn::apply(x, dt, b, c, parameters.a_log.value, parameters.d.value,
+                                         parameters.dt_bias.value, if_defined(state), saved);
+  return {out[0], out[1]};
+}
+
+}  // namespace ceiling
