@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
 
+#include "base/files.h"
 #include "tests/support/model.h"
+#include "tests/support/source_dir.h"
 
 namespace ceiling {
 namespace {
@@ -49,6 +53,45 @@ INSTANTIATE_TEST_SUITE_P(All, InitialisationTest, ::testing::ValuesIn(tiny_model
                                name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
                            return name;
                          });
+
+// Means and deviations of every parameter under the authors' own initialisation (tests/golden/
+// init_stats, one draw of theirs against 32 of ours), to what a draw of that size scatters.
+TEST(Initialisation, Mamba2StartsAsTheAuthors) {
+  const auto authors = nlohmann::json::parse(
+      read_file(source_dir() + "/tests/golden/init_stats/mamba2.json"))["parameters"];
+  const auto config = find_architecture("mamba2").make_config();
+  parse_config(*config,
+               parse_config_value("{d_model: 256, n_layers: 4, tie_embeddings: true}", "test"),
+               "model");
+  config->vocab_size = 512;
+  const auto model = config->build();
+  std::map<std::string, const Parameter*> by_name;
+  for (const Parameter* parameter : model->parameters()) by_name[parameter->name] = parameter;
+  const HfLayout layout = config->hf_layout();
+  EXPECT_EQ(layout.tensors.size(), authors.size());
+  for (const HfTensor& tensor : layout.tensors) {
+    const std::string theirs = tensor.hf_name == "backbone.embeddings.weight"
+                                   ? "backbone.embedding.weight"
+                                   : tensor.hf_name;
+    const nlohmann::json& want = authors.at(theirs);
+    const Parameter& parameter = *by_name.at(tensor.name);
+    EXPECT_EQ(parameter.shape, want.at("shape").get<std::vector<int64_t>>()) << theirs;
+    constexpr int64_t kDraws = 32;
+    at::Tensor draws = at::empty({kDraws, parameter.numel()}, at::kDouble);
+    for (int64_t seed = 0; seed < kDraws; ++seed) {
+      at::Tensor value = draws[seed].view(parameter.shape);
+      initialize(parameter, static_cast<uint64_t>(seed), value);
+    }
+    const double mean = want.at("mean").get<double>(), std = want.at("std").get<double>(),
+                 ours = draws.std().item<double>(),
+                 root = std::sqrt(static_cast<double>(parameter.numel()));
+    EXPECT_NEAR(draws.mean().item<double>(), mean, 4 * ours / root) << theirs;
+    EXPECT_NEAR(ours, std, 3 * ours / root) << theirs;
+    // Neither reaches further than the other by more than a tail.
+    EXPECT_GE(want.at("min").get<double>(), draws.min().item<double>() - 0.5 * ours) << theirs;
+    EXPECT_LE(want.at("max").get<double>(), draws.max().item<double>() + 0.5 * ours) << theirs;
+  }
+}
 
 }  // namespace
 }  // namespace ceiling

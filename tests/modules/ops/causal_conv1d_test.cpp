@@ -6,6 +6,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -217,6 +218,82 @@ TEST(CausalConv1d, WrongArgumentsAreNamed) {
                "causal_conv1d: the segments must be [B, T], as x is");
   expect_error([&] { conv(x, w.value.to(at::kFloat), bias, {}, {}); },
                "causal_conv1d: x, weight, bias and state differ in dtype");
+}
+
+class CausalConv1dGpuTest : public ::testing::TestWithParam<at::ScalarType> {
+ protected:
+  static Segments there(Segments segments, at::Device device) {
+    for (at::Tensor* x : {&segments.document, &segments.start, &segments.position})
+      if (x->defined()) *x = x->to(device);
+    return segments;
+  }
+  const at::Device gpu_ = pick_device("cuda");
+};
+INSTANTIATE_TEST_SUITE_P(Types, CausalConv1dGpuTest, ::testing::Values(at::kFloat, at::kBFloat16));
+
+// Whole and broken packs; lengths around a thread's tokens and a block's.
+TEST_P(CausalConv1dGpuTest, EqualsTheReferenceAtAnyShape) {
+  for (const int64_t width : {2, 3, 4})
+    for (const auto& [seq_len, channels] :
+         {std::pair<int64_t, int64_t>{1, 64}, {2, 40}, {31, 24}, {33, 1800}, {257, 21}, {600, 48}})
+      for (const bool silu : {false, true}) {
+        const Tensors in = {random_normal({2, seq_len, channels}, "x"),
+                            random_normal({2, width - 1, channels}, "state")};
+        const Tensors w = {random_normal({channels, 1, width}, "w"),
+                           random_normal({channels}, "bias")};
+        expect_equals_reference(op(silu), reference(silu), in, w, GetParam(),
+                                2 * usual_tolerance(GetParam()), gpu_);
+        const Segments segments = some_segments(2, seq_len);
+        expect_equals_reference(op(silu, there(segments, gpu_)), reference(silu, segments), in, w,
+                                GetParam(), 2 * usual_tolerance(GetParam()), gpu_);
+      }
+}
+
+TEST_P(CausalConv1dGpuTest, TakesASliceOfAWiderProjection) {
+  for (const int64_t begin : {8, 3})
+    expect_equals_reference(
+        [&](const Tensors& in, const std::vector<Parameter>& w) {
+          return op(true)({in[0].narrow(2, begin, 64)}, w);
+        },
+        [&](const Tensors& in, const Tensors& w) {
+          return reference(true)({in[0].narrow(2, begin, 64)}, w);
+        },
+        {random_normal({2, 70, 104}, "fused")}, {random_normal({64, 1, 4}, "w")}, GetParam(),
+        2 * usual_tolerance(GetParam()), gpu_);
+}
+
+TEST_P(CausalConv1dGpuTest, TwoRunsAgreeToTheBit) {
+  const at::Tensor x = random_normal({3, 700, 264}, "x").to(gpu_, GetParam()),
+                   w = random_normal({264, 1, 4}, "w").to(gpu_, GetParam()),
+                   bias = random_normal({264}, "bias").to(gpu_, GetParam());
+  const OpResult once = run_op(op(true), {x}, {w, bias}), again = run_op(op(true), {x}, {w, bias});
+  EXPECT_TRUE(at::equal(once.outputs[0], again.outputs[0]));
+  EXPECT_TRUE(at::equal(once.input_grads[0], again.input_grads[0]));
+  EXPECT_TRUE(at::equal(once.weight_grads[0], again.weight_grads[0]));
+  EXPECT_TRUE(at::equal(once.weight_grads[1], again.weight_grads[1]));
+}
+
+TEST(CausalConv1dGpu, Float64TakesTheReference) {
+  expect_equals_reference(op(true), reference(true),
+                          {random_normal({2, 7, 5}, "x"), random_normal({2, 3, 5}, "state")},
+                          {random_normal({5, 1, 4}, "w")}, at::kDouble,
+                          usual_tolerance(at::kDouble), pick_device("cuda"));
+}
+
+TEST(CausalConv1dGpu, IndicesPassTwoToThe31) {  // 4.3 GB a tensor
+  const auto options = at::dtype(at::kBFloat16).device(pick_device("cuda"));
+  constexpr int64_t kChannels = 4096, kTokens = (int64_t{1} << 31) / kChannels + 8;
+  const Parameter w = parameter_of(at::full({kChannels, 1, 4}, 0.25, options));
+  const at::Tensor x = at::randn({1, kTokens, kChannels}, options).requires_grad_(),
+                   dy = at::randn({1, kTokens, kChannels}, options);
+  const auto last = [&](const at::Tensor& of) { return of.detach().narrow(1, kTokens - 8, 8); };
+  const at::Tensor before = x.detach().narrow(1, kTokens - 11, 3).contiguous();
+  const at::Tensor last_x = last(x).clone().requires_grad_();
+  const auto y = causal_conv1d(x, w, nullptr, {}, {}, true),
+             last_y = causal_conv1d(last_x, w, nullptr, before, {}, true);
+  EXPECT_TRUE(at::equal(last(y.y), last_y.y));
+  torch::autograd::backward({y.y, last_y.y}, {dy, last(dy).clone()});
+  EXPECT_TRUE(at::equal(last(x.grad()), last_x.grad()));
 }
 
 }  // namespace
