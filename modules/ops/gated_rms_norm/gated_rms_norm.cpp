@@ -8,7 +8,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/checks.h"
-#include "modules/ops/gated_rms_norm/kernels.h"
+#include "modules/ops/device.h"
+#include "modules/ops/gated_rms_norm/cuda.h"
 #include "modules/ops/weight_partials.h"
 
 namespace ceiling {
@@ -42,8 +43,11 @@ class GatedRmsNormFn : public torch::autograd::Function<GatedRmsNormFn> {
     const at::Tensor x = x_in.contiguous(), gate = gate_rows(gate_in), y = at::empty_like(x);
     GatedRmsNormParams p = params_of(x, gate, weight, groups, eps);
     p.y = y.mutable_data_ptr();
-    at::parallel_for(0, p.rows, row_grain(x.size(2)),
-                     [&](int64_t b, int64_t e) { gated_rms_norm_forward(p, b, e); });
+    if (x.device().is_cpu())
+      at::parallel_for(0, p.rows, row_grain(x.size(2)),
+                       [&](int64_t b, int64_t e) { gated_rms_norm_forward(p, b, e); });
+    else
+      launch(gated_rms_norm_forward_cuda, p, x);
     ctx->save_for_backward({x, gate, weight});
     ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["groups"] = groups;
@@ -63,9 +67,15 @@ class GatedRmsNormFn : public torch::autograd::Function<GatedRmsNormFn> {
     const at::Tensor partial = at::empty({p.partials, x.size(2)}, x.options().dtype(wide_type(x)));
     p.dy = dy.const_data_ptr(), p.dx = dx.mutable_data_ptr(), p.dgate = dgate.mutable_data_ptr();
     p.dweight_partial = partial.mutable_data_ptr();
-    at::parallel_for(0, p.partials, 1,
-                     [&](int64_t b, int64_t e) { gated_rms_norm_backward(p, b, e); });
-    ctx->saved_data["grad"].toTensor().add_(partial.sum(0));
+    const at::Tensor dweight = ctx->saved_data["grad"].toTensor();
+    if (x.device().is_cpu()) {
+      at::parallel_for(0, p.partials, 1,
+                       [&](int64_t b, int64_t e) { gated_rms_norm_backward(p, b, e); });
+      dweight.add_(partial.sum(0));
+    } else {
+      p.dweight = dweight.mutable_data_ptr<float>();
+      launch(gated_rms_norm_backward_cuda, p, x);
+    }
     const at::Tensor none;
     return {dx, dgate, none, none, none, none};
   }
@@ -88,7 +98,8 @@ at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& gate, const Par
     if (other.device() != x.device())
       throw Error("gated_rms_norm: x, gate and weight are on different devices");
   }
-  if (!x.device().is_cpu()) return gated_rms_norm_reference(x, gate, use(weight), groups, eps);
+  if (!x.device().is_cpu() && x.scalar_type() == at::kDouble)
+    return gated_rms_norm_reference(x, gate, use(weight), groups, eps);
   return GatedRmsNormFn::apply(x, gate, weight.value, if_defined(weight.grad), groups, eps);
 }
 

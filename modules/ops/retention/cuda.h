@@ -55,6 +55,23 @@ inline SweepTiling sweep_tiling(int64_t heads, int64_t m_dim, int64_t n_dim) {
   return one_round ? SweepTiling{wide / 2, 3 * kSms} : SweepTiling{wide, kSms};
 }
 
+// README.md, eq. 4, and the gradients of q and k that several heads share (kernels.h says more).
+struct GpuDecayGradientParams {
+  int64_t batch, seq_len, heads, width;
+  bool bf16;  // of q, k, dq, dk and their sums; else float
+  const void *q, *k;
+  GpuSweepStrides q_strides, k_strides;
+  const void *dq, *dk;         // [B, T, H, K]
+  int64_t group;               // heads that share q and k
+  void *dq_sum, *dk_sum;       // [B, T, H / group, K]; null for groups of one
+  const double* end;           // [B, H] or null
+  bool from_zero;              // no state came in
+  const unsigned char* start;  // [B, T] or null
+  float* terms;                // [B, H, T]: room
+  double* out;                 // [B, T, H]
+};
+inline CudaKernel<GpuDecayGradientParams> decay_gradient_kernel_cuda;
+
 inline CudaKernel<GpuSweepParams> sweep_chunk_cuda;  // bfloat16; widths multiples of 8, at most 512
 inline CudaKernel<GpuSweepParams> sweep_recurrent_cuda;  // any
 

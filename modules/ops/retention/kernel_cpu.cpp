@@ -276,33 +276,59 @@ void retention_sweep(const SweepParams& p, int64_t begin, int64_t end) {
   }
 }
 
-// out_t = sum over u >= t of q_u . dq_u - k_u . dk_u, within t's document, plus what reaches the
-// end.
-void retention_decay_gradient(const DecayGradientParams& p, int64_t begin, int64_t end) {
+void retention_decay_terms(const DecayGradientParams& p, int64_t begin, int64_t end) {
   with_type(p.type, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = Acc<T>;
-    for (int64_t bh = begin; bh < end; ++bh) {
-      const int64_t b = bh / p.heads, h = bh % p.heads;
-      const auto at = [&](const SweepRows& rows, int64_t t) {
-        return b * rows.batch_stride + t * rows.time_stride + h * rows.head_stride;
-      };
-      double crossing = p.end ? p.end[bh] : 0.0;
-      for (int64_t t = p.seq_len - 1; t >= 0; --t) {
-        const T *q = static_cast<const T*>(p.q.data) + at(p.q, t),
-                *k = static_cast<const T*>(p.k.data) + at(p.k, t);
-        const A *dq = static_cast<const A*>(p.dq.data) + at(p.dq, t),
-                *dk = static_cast<const A*>(p.dk.data) + at(p.dk, t);
-        crossing += lane_sum<double>(p.width, [&](int64_t i) {
-          return static_cast<double>(load(q, i)) * static_cast<double>(load(dq, i)) -
-                 static_cast<double>(load(k, i)) * static_cast<double>(load(dk, i));
-        });
-        // No source lies before the start of a document; the sum there is rounding.
-        if ((t == 0 && p.from_zero) || (p.start && p.start[b * p.seq_len + t])) crossing = 0;
-        p.out[(b * p.seq_len + t) * p.heads + h] = crossing;
+    const int64_t groups = p.heads / p.group;
+    const auto row = [&](auto type, const SweepRows& rows, int64_t token, int64_t h) {
+      using Element = typename decltype(type)::type;
+      return static_cast<const Element*>(rows.data) + token / p.seq_len * rows.batch_stride +
+             token % p.seq_len * rows.time_stride + h * rows.head_stride;
+    };
+    const auto add_up = [&](const SweepRows& rows, int64_t token, int64_t g, void* to) {
+      T* sum = static_cast<T*>(to) + (token * groups + g) * p.width;
+      for (int64_t i = 0; i < p.width; i += kLanes) {
+        const int64_t n = p.width - i < kLanes ? p.width - i : kLanes;
+        A lanes[kLanes] = {};
+        for (int64_t h = g * p.group; h < (g + 1) * p.group; ++h) {
+          const A* d = row(TypeTag<A>(), rows, token, h) + i;
+          if (n == kLanes)
+            for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += d[lane];
+          else
+            for (int64_t lane = 0; lane < n; ++lane) lanes[lane] += d[lane];
+        }
+        for (int64_t lane = 0; lane < n; ++lane) store(sum, i + lane, lanes[lane]);
       }
+    };
+    for (int64_t token = begin; token < end; ++token) {
+      for (int64_t h = 0; h < p.heads; ++h) {
+        const T *q = row(tag, p.q, token, h), *k = row(tag, p.k, token, h);
+        const A *dq = row(TypeTag<A>(), p.dq, token, h), *dk = row(TypeTag<A>(), p.dk, token, h);
+        p.out[token * p.heads + h] = lane_sum<double>(p.width, [&](int64_t i) {
+          return static_cast<double>(load(q, i)) * static_cast<double>(dq[i]) -
+                 static_cast<double>(load(k, i)) * static_cast<double>(dk[i]);
+        });
+      }
+      for (int64_t g = 0; g < groups; ++g)
+        add_up(p.dq, token, g, p.dq_sum), add_up(p.dk, token, g, p.dk_sum);
     }
   });
+}
+
+// out_t = sum over u >= t of the terms, within t's document, plus what reaches the end.
+void retention_decay_sums(const DecayGradientParams& p, int64_t begin, int64_t end) {
+  for (int64_t bh = begin; bh < end; ++bh) {
+    const int64_t b = bh / p.heads, h = bh % p.heads;
+    double crossing = p.end ? p.end[bh] : 0.0;
+    for (int64_t t = p.seq_len - 1; t >= 0; --t) {
+      double& at = p.out[(b * p.seq_len + t) * p.heads + h];
+      crossing += at;
+      // No source lies before the start of a document; the sum there is rounding.
+      if ((t == 0 && p.from_zero) || (p.start && p.start[b * p.seq_len + t])) crossing = 0;
+      at = crossing;
+    }
+  }
 }
 
 }  // namespace ceiling::CEILING_ISA

@@ -43,16 +43,20 @@ constexpr int64_t sweep_workspace(int64_t m, int64_t n) {
 
 CEILING_CPU_KERNEL(retention_sweep, SweepParams);  // over B H column_splits
 
+// README.md, eq. 4, and the gradients of q and k that several heads share.
 struct DecayGradientParams {
   CpuType type;                   // of q and k; dq and dk are float (double for kDouble)
   int64_t seq_len, heads, width;  // T, H, K
   SweepRows q, dq, k, dk;
-  const double* end;     // [B, H] or null: <final state, its gradient>
-  bool from_zero;        // no state came in
-  const uint8_t* start;  // [B, T] or null
-  double* out;           // [B, T, H]
+  int64_t group;          // heads that share q and k
+  void *dq_sum, *dk_sum;  // [B, T, H / group, K], type of q: sums over them
+  const double* end;      // [B, H] or null: <final state, its gradient>
+  bool from_zero;         // no state came in
+  const uint8_t* start;   // [B, T] or null
+  double* out;            // [B, T, H]: the terms, then their sums in place
 };
 
-CEILING_CPU_KERNEL(retention_decay_gradient, DecayGradientParams);  // over B H
+CEILING_CPU_KERNEL(retention_decay_terms, DecayGradientParams);  // over B T
+CEILING_CPU_KERNEL(retention_decay_sums, DecayGradientParams);   // over B H
 
 }  // namespace ceiling

@@ -45,14 +45,7 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
         : log_decay.dim() == 3 ? d.log_decay.to(log_decay.options())
                                : d.log_decay.sum(at::IntArrayRef({0, 1})).to(log_decay.options());
     const at::Tensor none;
-    return {d.q.to(q.scalar_type()),
-            d.k.to(k.scalar_type()),
-            d.v,
-            d_log_decay,
-            d.state,
-            none,
-            none,
-            none};
+    return {d.q, d.k, d.v, d_log_decay, d.state, none, none, none};
   }
 };
 

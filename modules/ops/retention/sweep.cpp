@@ -10,17 +10,18 @@ at::Tensor transposed(const at::Tensor& state) {
   return state.defined() ? state.transpose(-1, -2) : at::Tensor();
 }
 
-// Eq. 4, [B, T, H] float64: a decay at t lies between every source before t and every reader from t
-// on; the final state is a reader after the end.
-at::Tensor decay_gradient(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& dq,
-                          const at::Tensor& k, const at::Tensor& dk, const at::Tensor& end,
-                          bool from_zero) {
-  if (q.device().is_cpu()) return decay_gradient_cpu(q, dq, k, dk, end, setting.start, from_zero);
+// The same in ATen.
+void decay_gradient(const at::Tensor& q, const at::Tensor& k, const at::Tensor& end,
+                    SweepGradients& d) {
   const auto dot = [](const at::Tensor& a, const at::Tensor& b) {
     return (a.to(at::kDouble) * b.to(at::kDouble)).sum(-1);
   };
-  const at::Tensor crossing = (dot(q, dq) - dot(k, dk)).flip(1).cumsum(1).flip(1);
-  return end.defined() ? crossing + end.unsqueeze(1) : crossing;
+  d.log_decay = (dot(q, d.q) - dot(k, d.k)).flip(1).cumsum(1).flip(1);
+  if (end.defined()) d.log_decay = d.log_decay + end.unsqueeze(1);
+}
+
+at::Tensor of_groups(const at::Tensor& d, int64_t group) {
+  return group == 1 ? d : d.unflatten(2, {d.size(2) / group, group}).sum(3);
 }
 
 }  // namespace
@@ -35,22 +36,35 @@ SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& quer
 
 SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
-                              const at::Tensor& d_state, bool needs_log_decay) {
+                              const at::Tensor& d_state, bool needs_log_decay, int64_t group) {
+  const bool cpu = q.device().is_cpu();
   const SweepOutput for_v = sweep(setting, Time::kBackward, k, q, d_out, d_state);
   SweepGradients d;
   d.v = for_v.out;
   if (state.defined()) d.state = for_v.state.to(state.scalar_type());
   SweepSetting with_q_k = setting;
-  with_q_k.wide_out = needs_log_decay && q.device().is_cpu();
+  with_q_k.wide_out = needs_log_decay && cpu;
   d.q = sweep(with_q_k, Time::kForward, d_out, v, k, transposed(state)).out;
   d.k = sweep(with_q_k, Time::kBackward, v, d_out, q, transposed(d_state)).out;
-  if (!needs_log_decay) return d;
+  if (!needs_log_decay) {
+    d.q = of_groups(d.q, group), d.k = of_groups(d.k, group);
+    return d;
+  }
+  // A decay at t lies between every source before t and every reader from t on; the final state is
+  // a reader after the end.
   at::Tensor end;
   if (d_state.defined())
     end = (sweep(setting, Time::kForward, q, k, v, state).state.to(at::kDouble) *
            d_state.to(at::kDouble))
               .sum(at::IntArrayRef({-1, -2}));
-  d.log_decay = decay_gradient(setting, q, d.q, k, d.k, end, !state.defined());
+  if (cpu) {
+    decay_gradient_cpu(setting, q, k, !state.defined(), end, group, d);
+  } else if (q.scalar_type() != at::kDouble) {
+    decay_gradient_cuda(setting, q, k, !state.defined(), end, group, d);
+  } else {
+    decay_gradient(q, k, end, d);
+    d.q = of_groups(d.q, group), d.k = of_groups(d.k, group);
+  }
   return d;
 }
 

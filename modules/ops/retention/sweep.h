@@ -36,15 +36,16 @@ SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& quer
                   const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
 
 struct SweepGradients {
-  // log_decay [B, T, H] float64, only if asked for: q and k are then in float32 on a CPU, since it
-  // is a sum of differences of their products. state only if there is one.
+  // q and k are those of `group` heads, summed; log_decay is [B, T, H] float64, only if asked for;
+  // state only if there is one.
   at::Tensor q, k, v, log_decay, state;
 };
 // The backward of out = sweep(setting, Time::kForward, q, k, v, state), eq. 3 and 4: three sweeps.
-// d_state undefined: nothing arrives at the final state.
+// d_state undefined: nothing arrives at the final state. `group` neighbouring heads share q and k,
+// whose gradients [B, T, H / group, K] are the sums over them.
 SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
-                              const at::Tensor& d_state, bool needs_log_decay);
+                              const at::Tensor& d_state, bool needs_log_decay, int64_t group = 1);
 
 // Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, not the parallel form.
 bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query);
@@ -58,10 +59,13 @@ bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
 SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
 
-// Eq. 4 on a CPU: [B, T, H] float64 from q, dq, k, dk [B, T, H, K]; end [B, H] float64 or
-// undefined.
-at::Tensor decay_gradient_cpu(const at::Tensor& q, const at::Tensor& dq, const at::Tensor& k,
-                              const at::Tensor& dk, const at::Tensor& end, const at::Tensor& start,
-                              bool from_zero);
+// Eq. 4: d.log_decay from d.q and d.k of each head, which are then summed over groups. from_zero:
+// no state came in; end [B, H] float64: <final state, its gradient>, or undefined. On a CPU d.q and
+// d.k come in float32 (float64): eq. 4 is a sum of differences of their products.
+void decay_gradient_cpu(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
+                        bool from_zero, const at::Tensor& end, int64_t group, SweepGradients& d);
+// bfloat16 or float32 on a GPU.
+void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
+                         bool from_zero, const at::Tensor& end, int64_t group, SweepGradients& d);
 
 }  // namespace ceiling

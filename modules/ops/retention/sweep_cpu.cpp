@@ -64,26 +64,30 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
   return result;
 }
 
-at::Tensor decay_gradient_cpu(const at::Tensor& q_in, const at::Tensor& dq_in,
-                              const at::Tensor& k_in, const at::Tensor& dk_in,
-                              const at::Tensor& end_in, const at::Tensor& start_in,
-                              bool from_zero) {
-  const at::Tensor q = unit_stride(q_in), dq = unit_stride(dq_in), k = unit_stride(k_in),
-                   dk = unit_stride(dk_in), end = end_in.defined() ? end_in.contiguous() : end_in,
-                   start = start_in.defined() ? start_in.contiguous() : start_in;
-  const at::Tensor out =
-      at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kDouble));
+void decay_gradient_cpu(const SweepSetting& setting, const at::Tensor& q_in, const at::Tensor& k_in,
+                        bool from_zero, const at::Tensor& end_in, int64_t group,
+                        SweepGradients& d) {
+  const at::Tensor q = unit_stride(q_in), k = unit_stride(k_in),
+                   end = end_in.defined() ? end_in.contiguous() : end_in,
+                   start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
+  const int64_t batch = q.size(0), seq_len = q.size(1), heads = q.size(2), width = q.size(3);
+  const at::Tensor dq = at::empty({batch, seq_len, heads / group, width}, q.options()),
+                   dk = at::empty({batch, seq_len, heads / group, width}, q.options());
+  d.log_decay = at::empty({batch, seq_len, heads}, q.options().dtype(at::kDouble));
   DecayGradientParams p{};
   p.type = cpu_type(q, "retention");
-  p.seq_len = q.size(1), p.heads = q.size(2), p.width = q.size(3);
-  p.q = rows_of(q), p.dq = rows_of(dq), p.k = rows_of(k), p.dk = rows_of(dk);
+  p.seq_len = seq_len, p.heads = heads, p.width = width, p.group = group;
+  p.q = rows_of(q), p.dq = rows_of(d.q), p.k = rows_of(k), p.dk = rows_of(d.k);
+  p.dq_sum = dq.mutable_data_ptr(), p.dk_sum = dk.mutable_data_ptr();
   if (end.defined()) p.end = end.const_data_ptr<double>();
-  if (start.defined()) p.start = start.const_data_ptr<uint8_t>();
   p.from_zero = from_zero;
-  p.out = out.mutable_data_ptr<double>();
-  at::parallel_for(0, q.size(0) * p.heads, 1,
-                   [&](int64_t b, int64_t e) { retention_decay_gradient(p, b, e); });
-  return out;
+  if (start.defined()) p.start = start.const_data_ptr<uint8_t>();
+  p.out = d.log_decay.mutable_data_ptr<double>();
+  at::parallel_for(0, batch * seq_len, row_grain(4 * heads * width),
+                   [&](int64_t b, int64_t e) { retention_decay_terms(p, b, e); });
+  at::parallel_for(0, batch * heads, 1,
+                   [&](int64_t b, int64_t e) { retention_decay_sums(p, b, e); });
+  d.q = dq, d.k = dk;
 }
 
 }  // namespace ceiling

@@ -95,4 +95,34 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
   return result;
 }
 
+void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q_in,
+                         const at::Tensor& k_in, bool from_zero, const at::Tensor& end_in,
+                         int64_t group, SweepGradients& d) {
+  const auto unit_stride = [](const at::Tensor& x) {
+    return x.stride(3) == 1 || x.size(3) == 1 ? x : x.contiguous();
+  };
+  const at::Tensor q = unit_stride(q_in), k = unit_stride(k_in), own_dq = d.q.contiguous(),
+                   own_dk = d.k.contiguous(), end = end_in.defined() ? end_in.contiguous() : end_in,
+                   start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
+  const int64_t batch = q.size(0), seq_len = q.size(1), heads = q.size(2), width = q.size(3);
+  const at::Tensor terms = at::empty({batch, heads, seq_len}, q.options().dtype(at::kFloat));
+  d.log_decay = at::empty({batch, seq_len, heads}, q.options().dtype(at::kDouble));
+  GpuDecayGradientParams p{};
+  p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.width = width, p.group = group;
+  p.bf16 = q.scalar_type() == at::kBFloat16;
+  p.q = q.const_data_ptr(), p.q_strides = strides_of(q);
+  p.k = k.const_data_ptr(), p.k_strides = strides_of(k);
+  p.dq = own_dq.const_data_ptr(), p.dk = own_dk.const_data_ptr();
+  if (group > 1) {
+    d.q = at::empty({batch, seq_len, heads / group, width}, q.options());
+    d.k = at::empty({batch, seq_len, heads / group, width}, q.options());
+    p.dq_sum = d.q.mutable_data_ptr(), p.dk_sum = d.k.mutable_data_ptr();
+  }
+  if (end.defined()) p.end = end.const_data_ptr<double>();
+  p.from_zero = from_zero;
+  p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
+  p.terms = terms.mutable_data_ptr<float>(), p.out = d.log_decay.mutable_data_ptr<double>();
+  launch(decay_gradient_kernel_cuda, p, q);
+}
+
 }  // namespace ceiling

@@ -19,7 +19,7 @@ struct SsdParams {
   void* v;          // [B, T, H, P]: Delta x
   void* log_decay;  // [B, T, H] float (double): Delta A
   // Forward, `skip`: y = o + D x.
-  const void* o;  // [B, T, H, P]; a CPU: float (double); a GPU: as y, and may be y
+  const void* o;  // [B, T, H, P]; a CPU: float (double); a GPU: as y. May be y
   void* y;        // [B, T, H, P]
   // Backward.
   SsdRows dy;                 // H P wide

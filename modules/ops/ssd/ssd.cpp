@@ -11,8 +11,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/checks.h"
+#include "modules/ops/device.h"
 #include "modules/ops/retention/sweep.h"
-#include "modules/ops/ssd/kernels.h"
+#include "modules/ops/ssd/cuda.h"
 
 namespace ceiling {
 
@@ -28,11 +29,6 @@ at::Tensor of_heads(const at::Tensor& group, int64_t heads) {
   at::Tensor wide = group.unsqueeze(3).expand({-1, -1, -1, each, -1});
   if (groups == 1) return wide.squeeze(2);
   return wide.flatten(2, 3);  // of a few groups: a copy
-}
-// The gradient of that, in the dtype of `group`.
-at::Tensor of_groups(const at::Tensor& heads, const at::Tensor& group) {
-  const int64_t groups = group.size(2), each = heads.size(2) / groups;
-  return (each == 1 ? heads : heads.unflatten(2, {groups, each}).sum(3)).to(group.scalar_type());
 }
 
 at::Tensor flat_rows(
@@ -75,8 +71,12 @@ struct Inputs {
     p.a_log = a_log.const_data_ptr(), p.d = d.const_data_ptr(),
     p.dt_bias = dt_bias.const_data_ptr();
     p.v = v.mutable_data_ptr(), p.log_decay = log_decay.mutable_data_ptr();
-    at::parallel_for(0, tokens, grain(), [&](int64_t b, int64_t e) { ssd_prepare(p, b, e); });
+    if (cpu())
+      at::parallel_for(0, tokens, grain(), [&](int64_t b, int64_t e) { ssd_prepare(p, b, e); });
+    else
+      launch(ssd_prepare_cuda, p, x);
   }
+  bool cpu() const { return x.device().is_cpu(); }
   int64_t grain() const { return row_grain(p.heads * p.dim); }
   SweepSetting setting(const Saved& saved) const {
     return {log_decay, saved.start, saved.options.form, saved.options.chunk};
@@ -93,13 +93,17 @@ class SsdFn : public torch::autograd::Function<SsdFn> {
     const at::Tensor state = state_in.value_or(at::Tensor());
     Inputs in(x, dt, a_log, d, dt_bias, saved->options);
     SweepSetting setting = in.setting(*saved);
-    setting.wide_out = true;  // rounded once, after the skip
+    setting.wide_out = in.cpu();  // rounded once, after the skip
     const SweepOutput out =
         sweep(setting, Time::kForward, of_heads(c, in.heads), of_heads(b, in.heads), in.v, state);
-    const at::Tensor y = at::empty(x.sizes(), x.options());
+    const at::Tensor y =
+        out.out.scalar_type() == x.scalar_type() ? out.out : at::empty(x.sizes(), x.options());
     in.p.o = out.out.const_data_ptr(), in.p.y = y.mutable_data_ptr();
-    at::parallel_for(0, in.tokens, in.grain(),
-                     [&](int64_t begin, int64_t end) { ssd_skip(in.p, begin, end); });
+    if (in.cpu())
+      at::parallel_for(0, in.tokens, in.grain(),
+                       [&](int64_t begin, int64_t end) { ssd_skip(in.p, begin, end); });
+    else
+      launch(ssd_skip_cuda, in.p, x);
     ctx->save_for_backward({x, dt, b, c, a_log, d, dt_bias, state});
     ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
     ctx->set_materialize_grads(false);
@@ -116,25 +120,28 @@ class SsdFn : public torch::autograd::Function<SsdFn> {
     const at::Tensor dy = grads[0].defined() ? grads[0] : at::zeros(in.v.sizes(), in.v.options());
     const SweepGradients through = sweep_backward(in.setting(*saved), of_heads(c, in.heads),
                                                   of_heads(b, in.heads), in.v, state, dy, grads[1],
-                                                  /*needs_log_decay=*/true);
+                                                  /*needs_log_decay=*/true, in.heads / b.size(2));
     const at::Tensor dy_rows = flat_rows(dy), dv = through.v.contiguous(),
                      dx = at::empty(in.v.sizes(), in.v.options()),
                      ddt = at::empty(in.log_decay.sizes(), in.v.options()),
                      d_log_decay = through.log_decay.contiguous();
-    p.partials = (in.tokens + kSsdBlock - 1) / kSsdBlock;
+    // On a GPU as many teams of each head as fill an H100.
+    p.partials = in.cpu() ? (in.tokens + kSsdBlock - 1) / kSsdBlock
+                          : std::min(in.tokens, (132 * 8 * 32 + in.heads - 1) / in.heads);
     const at::Tensor partial = at::empty({p.partials, 3, in.heads}, in.log_decay.options());
     p.dy = rows_of(dy_rows), p.dv = dv.const_data_ptr();
     p.d_log_decay = d_log_decay.const_data_ptr<double>();
     p.dx = dx.mutable_data_ptr(), p.ddt = ddt.mutable_data_ptr(),
     p.partial = partial.mutable_data_ptr();
-    at::parallel_for(0, p.partials, 1,
-                     [&](int64_t begin, int64_t end) { ssd_backward(p, begin, end); });
+    if (in.cpu())
+      at::parallel_for(0, p.partials, 1,
+                       [&](int64_t begin, int64_t end) { ssd_backward(p, begin, end); });
+    else
+      launch(ssd_backward_cuda, p, in.x);
     const at::Tensor sums = partial.sum(0);
     saved->a_log_grad.add_(sums[0]), saved->d_grad.add_(sums[1]), saved->dt_bias_grad.add_(sums[2]);
     const at::Tensor none;
-    return {
-        dx,  ddt, of_groups(through.k, b), of_groups(through.q, c), none, none, none, through.state,
-        none};
+    return {dx, ddt, through.k, through.q, none, none, none, through.state, none};
   }
 };
 
@@ -191,7 +198,8 @@ SsdOutput ssd(const at::Tensor& x, const at::Tensor& dt, const at::Tensor& b, co
               const SsdParameters& parameters, const at::Tensor& state, const Segments& segments,
               const SsdOptions& options) {
   check(x, dt, b, c, parameters, state, segments, options);
-  if (!x.device().is_cpu()) return composed(x, dt, b, c, parameters, state, segments, options);
+  if (!x.device().is_cpu() && x.scalar_type() == at::kDouble)
+    return composed(x, dt, b, c, parameters, state, segments, options);
   auto saved = c10::make_intrusive<Saved>();
   saved->options = options, saved->start = segments.start;
   saved->a_log_grad = parameters.a_log.grad, saved->d_grad = parameters.d.grad,
