@@ -19,7 +19,8 @@ struct GpuSweepParams {
   int64_t batch, seq_len, heads;
   int64_t m_dim, n_dim;  // of query and key; of value and out
   bool backward;         // in time
-  bool bf16;             // of query, key, value and out; else float
+  bool bf16;             // of query, key and value; else float
+  bool wide_out;         // out is float; else of their type
   const void *query, *key, *value;
   GpuSweepStrides query_strides, key_strides, value_strides;
   // ln of the decays, [B, T, H] contiguous; null: fixed ones, below
@@ -58,10 +59,10 @@ inline SweepTiling sweep_tiling(int64_t heads, int64_t m_dim, int64_t n_dim) {
 // README.md, eq. 4, and the gradients of q and k that several heads share (kernels.h says more).
 struct GpuDecayGradientParams {
   int64_t batch, seq_len, heads, width;
-  bool bf16;  // of q, k, dq, dk and their sums; else float
+  bool bf16;  // of q, k, dq_sum and dk_sum; else float
   const void *q, *k;
   GpuSweepStrides q_strides, k_strides;
-  const void *dq, *dk;         // [B, T, H, K]
+  const float *dq, *dk;        // [B, T, H, K]
   int64_t group;               // heads that share q and k
   void *dq_sum, *dk_sum;       // [B, T, H / group, K]; null for groups of one
   const double* end;           // [B, H] or null

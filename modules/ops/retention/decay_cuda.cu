@@ -1,6 +1,6 @@
 // The gradient of log decays on a GPU, README.md eq. 4, and the sums of dq and dk over heads that
 // share q and k: both read dq and dk of every head once.
-// Bound:  HBM: 4 K bytes per token and head in bfloat16; q and k of a group come from L2.
+// Bound:  HBM: 8 K bytes per token and head; q and k of a group come from L2.
 // Layout: a first kernel gives a block to each token and group of heads. Lanes own 16 bytes of the
 //   width; teams of lanes take the group's heads in turns, and their sums are added in order. A
 //   second kernel gives a block to each row and head, which adds the terms up from the end in
@@ -21,6 +21,18 @@ __device__ __forceinline__ float team_sum(float x) {
   for (int offset = kTeam / 2; offset > 0; offset /= 2)
     x += __shfl_xor_sync(0xffffffffu, x, offset);
   return x;
+}
+
+template <int N>
+__device__ __forceinline__ void load_wide(const float* from, float (&to)[N]) {
+  constexpr int kStep = N < 4 ? N : 4;
+#pragma unroll
+  for (int i = 0; i < N; i += kStep) {
+    float part[kStep];
+    load<kStep>(from + i, part);
+#pragma unroll
+    for (int j = 0; j < kStep; ++j) to[i + j] = part[j];
+  }
 }
 
 // N elements of a lane at a time; kTeam N of a team.
@@ -47,8 +59,7 @@ __global__ __launch_bounds__(kTermThreads) void terms_kernel(const GpuDecayGradi
         };
         const int64_t at = (token * p.heads + h) * p.width + column;
         load<N>(of(p.q, p.q_strides), q), load<N>(of(p.k, p.k_strides), k);
-        load<N>(static_cast<const T*>(p.dq) + at, dq);
-        load<N>(static_cast<const T*>(p.dk) + at, dk);
+        load_wide(p.dq + at, dq), load_wide(p.dk + at, dk);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
           term += q[i] * dq[i] - k[i] * dk[i];

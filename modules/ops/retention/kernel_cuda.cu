@@ -217,8 +217,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   const uint32_t value_lane = Columns::right_first(lane) + Columns::at(0, column_warp * 16);
   const uint32_t score_lane = scores + Scores::down_first(lane);
   const int64_t out_stride = p.heads * p.n_dim;
-  bf16* const out_first = static_cast<bf16*>(p.out) + (b * p.seq_len * p.heads + h) * p.n_dim +
-                          first_column + column_warp * 16 + 2 * t4;
+  const int64_t out_first =
+      (b * p.seq_len * p.heads + h) * p.n_dim + first_column + column_warp * 16 + 2 * t4;
   float across_all = 1;
   for (int64_t visit = 0; visit < visits; ++visit) {
     if (S::kStages == 1) {
@@ -378,7 +378,7 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
       }
       if (part == 0) {
         const int64_t tokens = p.seq_len - token_of(visit);
-        bf16* row = out_first + (token_of(visit) + g) * out_stride;
+        int64_t row = out_first + (token_of(visit) + g) * out_stride;
         const int columns = static_cast<int>(slice_columns) - column_warp * 16 - 2 * t4;
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i)
@@ -386,10 +386,16 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
           for (int down = 0; down < 2; ++down, row += 8 * out_stride) {
             if (i * 16 + down * 8 + g >= tokens) continue;
 #pragma unroll
-            for (int half = 0; half < 2; ++half)
-              if (half * 8 < columns)
-                *reinterpret_cast<uint32_t*>(row + half * 8) =
-                    pack(out[i][half][2 * down], out[i][half][2 * down + 1]);
+            for (int half = 0; half < 2; ++half) {
+              if (half * 8 >= columns) continue;
+              const float left = out[i][half][2 * down], right = out[i][half][2 * down + 1];
+              const int64_t at = row + half * 8;
+              if (p.wide_out)
+                *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at) =
+                    make_float2(left, right);
+              else
+                *reinterpret_cast<uint32_t*>(static_cast<bf16*>(p.out) + at) = pack(left, right);
+            }
           }
       }
     }

@@ -64,8 +64,11 @@ __global__ __launch_bounds__(kThreads) void recurrent_kernel(
       float total = 0;
 #pragma unroll
       for (int w = 0; w < kRowWarps; ++w) total += sums[w][lane];
-      static_cast<T*>(p.out)[((b * p.seq_len + t) * p.heads + h) * p.n_dim + column] =
-          narrow<T>(total);
+      const int64_t at = ((b * p.seq_len + t) * p.heads + h) * p.n_dim + column;
+      if (p.wide_out)
+        static_cast<float*>(p.out)[at] = total;
+      else
+        static_cast<T*>(p.out)[at] = narrow<T>(total);
     }
   }
   if (!p.state_out || !has_column) return;

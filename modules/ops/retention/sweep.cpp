@@ -43,7 +43,7 @@ SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, 
   d.v = for_v.out;
   if (state.defined()) d.state = for_v.state.to(state.scalar_type());
   SweepSetting with_q_k = setting;
-  with_q_k.wide_out = needs_log_decay && cpu;
+  with_q_k.wide_out = needs_log_decay;
   d.q = sweep(with_q_k, Time::kForward, d_out, v, k, transposed(state)).out;
   d.k = sweep(with_q_k, Time::kBackward, v, d_out, q, transposed(d_state)).out;
   if (!needs_log_decay) {

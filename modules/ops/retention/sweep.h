@@ -18,7 +18,7 @@ struct SweepSetting {
   at::Tensor start;      // [B, T] uint8, or undefined: no document starts
   RetentionForm form;
   int64_t chunk;
-  bool wide_out = false;  // on a CPU: out in float32 (float64), not rounded to the dtype of value
+  bool wide_out = false;  // out in float32 (float64), not rounded to the dtype of value
 };
 
 struct SweepOutput {
@@ -60,8 +60,8 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
 
 // Eq. 4: d.log_decay from d.q and d.k of each head, which are then summed over groups. from_zero:
-// no state came in; end [B, H] float64: <final state, its gradient>, or undefined. On a CPU d.q and
-// d.k come in float32 (float64): eq. 4 is a sum of differences of their products.
+// no state came in; end [B, H] float64: <final state, its gradient>, or undefined. d.q and d.k come
+// in float32 (float64): eq. 4 is a sum of differences of their products.
 void decay_gradient_cpu(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                         bool from_zero, const at::Tensor& end, int64_t group, SweepGradients& d);
 // bfloat16 or float32 on a GPU.

@@ -148,8 +148,8 @@ SweepOutput sweep_aten(const SweepSetting& setting, Time time, const at::Tensor&
         setting, time,
         setting.form == RetentionForm::kParallel ? seq_len : std::min(setting.chunk, seq_len), q, k,
         v, s, query.is_cuda() && query.scalar_type() == at::kBFloat16);
-  const bool keep = setting.wide_out && query.device().is_cpu();
-  return {(keep ? result.out : result.out.to(value.scalar_type())).contiguous(), result.state};
+  return {(setting.wide_out ? result.out : result.out.to(value.scalar_type())).contiguous(),
+          result.state};
 }
 
 }  // namespace ceiling

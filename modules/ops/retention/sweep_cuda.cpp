@@ -45,13 +45,15 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
   const int64_t batch = query.size(0), seq_len = query.size(1), heads = query.size(2),
                 m_dim = query.size(3), n_dim = value.size(3);
   const auto wide = query.options().dtype(at::kFloat);
-  const SweepOutput result{at::empty({batch, seq_len, heads, n_dim}, query.options()),
-                           at::empty({batch, heads, m_dim, n_dim}, wide)};
+  const SweepOutput result{
+      at::empty({batch, seq_len, heads, n_dim}, setting.wide_out ? wide : query.options()),
+      at::empty({batch, heads, m_dim, n_dim}, wide)};
   const at::Tensor state = state_in.defined() ? state_in.to(at::kFloat).contiguous() : at::Tensor();
   const at::Tensor start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
   GpuSweepParams p{};
   p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.m_dim = m_dim, p.n_dim = n_dim;
   p.backward = time == Time::kBackward, p.bf16 = query.scalar_type() == at::kBFloat16;
+  p.wide_out = setting.wide_out;
   p.query = query.const_data_ptr(), p.query_strides = strides_of(query);
   p.key = key.const_data_ptr(), p.key_strides = strides_of(key);
   p.value = value.const_data_ptr(), p.value_strides = strides_of(value);
@@ -112,11 +114,13 @@ void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q_in,
   p.bf16 = q.scalar_type() == at::kBFloat16;
   p.q = q.const_data_ptr(), p.q_strides = strides_of(q);
   p.k = k.const_data_ptr(), p.k_strides = strides_of(k);
-  p.dq = own_dq.const_data_ptr(), p.dk = own_dk.const_data_ptr();
+  p.dq = own_dq.const_data_ptr<float>(), p.dk = own_dk.const_data_ptr<float>();
   if (group > 1) {
     d.q = at::empty({batch, seq_len, heads / group, width}, q.options());
     d.k = at::empty({batch, seq_len, heads / group, width}, q.options());
     p.dq_sum = d.q.mutable_data_ptr(), p.dk_sum = d.k.mutable_data_ptr();
+  } else {
+    d.q = own_dq.to(q.scalar_type()), d.k = own_dk.to(k.scalar_type());
   }
   if (end.defined()) p.end = end.const_data_ptr<double>();
   p.from_zero = from_zero;

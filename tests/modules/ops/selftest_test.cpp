@@ -19,9 +19,9 @@ TEST(SelftestTest, EveryKernelPassesOnThisProcessor) {
 
 TEST(SelftestTest, TakesWhatItsFilterNames) {
   SelftestReport report(at::kCPU);
-  run_selftests("rms", report);
+  run_selftests("head_norm", report);
   EXPECT_FALSE(report.rows().empty());
-  for (const SelftestRow& row : report.rows()) EXPECT_EQ(row.op, "rms_norm");
+  for (const SelftestRow& row : report.rows()) EXPECT_EQ(row.op, "head_norm_gate");
 }
 
 TEST(SelftestTest, WrongResultsFail) {

@@ -271,5 +271,86 @@ TEST(Ssd, WrongArgumentsAreNamed) {
       "ssd: A_log, D and dt_bias must be Double on cpu");
 }
 
+// By Frobenius norms: single sums of bfloat16 products may cancel.
+class SsdGpuTest : public ::testing::TestWithParam<at::ScalarType> {
+ protected:
+  void expect_close_to_reference(const Shape& s, RetentionForm form, bool documents) const {
+    SCOPED_TRACE(testing::Message() << "T " << s.seq_len << " H " << s.heads << " P " << s.dim
+                                    << " G " << s.groups << " N " << s.d_state);
+    const Segments segments = documents ? some_segments(s.batch, s.seq_len) : Segments{};
+    Segments there = segments;
+    for (at::Tensor* x : {&there.document, &there.start, &there.position})
+      if (x->defined()) *x = x->to(gpu_);
+    Tensors given, exact, w, exact_w;
+    for (const at::Tensor& x : inputs(s)) {
+      const bool is_state = given.size() == 4;
+      given.push_back(x.to(gpu_, is_state ? at::kFloat : GetParam()) * (is_state ? 1.0 : 0.5));
+      exact.push_back(given.back().to(at::kCPU, at::kDouble));
+    }
+    for (const at::Tensor& x : weights(s.heads)) {
+      w.push_back(x.to(gpu_, at::kFloat));
+      exact_w.push_back(w.back().to(at::kCPU, at::kDouble).requires_grad_());
+    }
+    const OpResult got = run_op(op({.form = form}, there), given, w);
+    for (const at::Tensor& x : exact) x.requires_grad_();
+    const Tensors want = reference({}, segments)(exact, exact_w);
+    Tensors arriving;
+    for (size_t i = 0; i < want.size(); ++i)
+      arriving.push_back(random_normal(want[i].sizes(), "cotangent " + std::to_string(i))
+                             .to(got.outputs[i].scalar_type())
+                             .to(at::kDouble));
+    torch::autograd::backward(want, arriving);
+    const auto compare = [&](const char* name, size_t i, const at::Tensor& a, const at::Tensor& b) {
+      const double error =
+          ((a.detach().to(at::kCPU, at::kDouble) - b).norm() / b.norm()).item<double>();
+      EXPECT_LT(error, GetParam() == at::kFloat ? 1e-4 : 2e-2) << name << " " << i;
+    };
+    for (size_t i = 0; i < want.size(); ++i) compare("output", i, got.outputs[i], want[i].detach());
+    for (size_t i = 0; i < exact.size(); ++i)
+      compare("gradient of input", i, got.input_grads[i], exact[i].grad());
+    for (size_t i = 0; i < exact_w.size(); ++i)
+      compare("gradient of weight", i, got.weight_grads[i], exact_w[i].grad());
+  }
+  const at::Device gpu_ = pick_device("cuda");
+};
+INSTANTIATE_TEST_SUITE_P(Types, SsdGpuTest, ::testing::Values(at::kFloat, at::kBFloat16));
+
+// Mamba-2's heads of 64 with states of 64, 128 and 256, odd widths, several groups.
+TEST_P(SsdGpuTest, EqualsTheReferenceAtAnyShape) {
+  for (const Shape& s :
+       {Shape{2, 70, 4, 64, 1, 64}, Shape{2, 70, 4, 64, 1, 128}, Shape{1, 130, 4, 64, 2, 256},
+        Shape{1, 33, 24, 64, 1, 128}, Shape{2, 40, 6, 24, 3, 40}, Shape{2, 35, 3, 7, 1, 5}})
+    for (const RetentionForm form :
+         {RetentionForm::kChunk, RetentionForm::kRecurrent, RetentionForm::kParallel})
+      for (const bool documents : {false, true}) expect_close_to_reference(s, form, documents);
+}
+
+TEST_P(SsdGpuTest, EqualsTheReferenceOverSegmentsOfTime) {
+  expect_close_to_reference({1, 1100, 2, 64, 1, 128}, RetentionForm::kChunk, true);
+}
+
+TEST_P(SsdGpuTest, OneTokenAfterAState) {
+  expect_close_to_reference({5, 1, 24, 64, 1, 128}, RetentionForm::kRecurrent, false);
+}
+
+TEST_P(SsdGpuTest, TwoRunsAgreeToTheBit) {
+  Tensors given, w;
+  for (const at::Tensor& x : inputs({2, 300, 24, 64, 1, 128}, false))
+    given.push_back(x.to(gpu_, GetParam()));
+  for (const at::Tensor& x : weights(24)) w.push_back(x.to(gpu_, at::kFloat));
+  const OpResult once = run_op(op(), given, w), again = run_op(op(), given, w);
+  EXPECT_TRUE(at::equal(once.outputs[0], again.outputs[0]));
+  for (size_t i = 0; i < once.input_grads.size(); ++i)
+    EXPECT_TRUE(at::equal(once.input_grads[i], again.input_grads[i])) << i;
+  for (size_t i = 0; i < once.weight_grads.size(); ++i)
+    EXPECT_TRUE(at::equal(once.weight_grads[i], again.weight_grads[i])) << i;
+}
+
+TEST(SsdGpu, Float64TakesThePieces) {
+  const Tensors in = inputs({2, 20, 4, 3, 2, 5}), w = weights(4);
+  expect_equals_reference(op({.chunk = 8}), reference(), in, w, at::kDouble,
+                          usual_tolerance(at::kDouble), pick_device("cuda"));
+}
+
 }  // namespace
 }  // namespace ceiling
