@@ -200,7 +200,8 @@ INSTANTIATE_TEST_SUITE_P(Authors, GoldenTest,
                                            "griffin", "griffin_deepmind", "hawk", "mamba2",
                                            "mamba2_groups"),
                          [](const auto& info) { return info.param; });
-INSTANTIATE_TEST_SUITE_P(Authors, PackedGoldenTest, ::testing::Values("griffin_deepmind", "hawk"),
+INSTANTIATE_TEST_SUITE_P(Authors, PackedGoldenTest,
+                         ::testing::Values("griffin_deepmind", "hawk", "mamba2"),
                          [](const auto& info) { return info.param; });
 
 // The three forms of the fla dialect are one function; torchscale's own forms differ from each

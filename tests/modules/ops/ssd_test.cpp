@@ -300,16 +300,21 @@ class SsdGpuTest : public ::testing::TestWithParam<at::ScalarType> {
                              .to(got.outputs[i].scalar_type())
                              .to(at::kDouble));
     torch::autograd::backward(want, arriving);
-    const auto compare = [&](const char* name, size_t i, const at::Tensor& a, const at::Tensor& b) {
+    // Gradients of decays are running differences of products of bfloat16 operands.
+    const auto compare = [&](const char* name, size_t i, const at::Tensor& a, const at::Tensor& b,
+                             bool of_decay = false) {
       const double error =
           ((a.detach().to(at::kCPU, at::kDouble) - b).norm() / b.norm()).item<double>();
-      EXPECT_LT(error, GetParam() == at::kFloat ? 1e-4 : 2e-2) << name << " " << i;
+      EXPECT_LT(error, GetParam() == at::kFloat ? 1e-4
+                       : of_decay               ? 5e-2
+                                                : 2e-2)
+          << name << " " << i;
     };
     for (size_t i = 0; i < want.size(); ++i) compare("output", i, got.outputs[i], want[i].detach());
     for (size_t i = 0; i < exact.size(); ++i)
-      compare("gradient of input", i, got.input_grads[i], exact[i].grad());
+      compare("gradient of input", i, got.input_grads[i], exact[i].grad(), /*of_decay=*/i == 1);
     for (size_t i = 0; i < exact_w.size(); ++i)
-      compare("gradient of weight", i, got.weight_grads[i], exact_w[i].grad());
+      compare("gradient of weight", i, got.weight_grads[i], exact_w[i].grad(), /*of_decay=*/i != 1);
   }
   const at::Device gpu_ = pick_device("cuda");
 };
