@@ -63,7 +63,7 @@ def our_logits(checkpoint, rows, folder):
     out = folder / "logits.safetensors"
     run("eval", checkpoint, "--device", "cpu", "--logits", out, "--tokens", ";".join(",".join(map(str, row)) for row in rows))
     found = load_file(out)
-    return [found[f"logits.{i}"] for i in range(len(rows))]
+    return [found[f"logits.{i}"].clone() for i in range(len(rows))]  # the file they are mapped onto is written again
 
 
 def largest_difference(ours, theirs):
