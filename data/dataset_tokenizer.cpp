@@ -31,6 +31,11 @@ class IdsOnlyTokenizer final : public Tokenizer {
 
 }  // namespace
 
+std::shared_ptr<const Tokenizer> ids_only_tokenizer(const TokenizerInfo& info,
+                                                    const std::string& dataset) {
+  return std::make_shared<IdsOnlyTokenizer>(info, dataset);
+}
+
 std::shared_ptr<const Tokenizer> dataset_tokenizer(const DatasetReader& dataset) {
   const TokenizerInfo& wanted = dataset.tokenizer();
   const auto bytes = byte_tokenizer();

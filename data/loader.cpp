@@ -182,6 +182,10 @@ int64_t Loader::evaluation_samples(const LoaderOptions& options) {
   return Samples(in_stream_order).per_pass();
 }
 
+bool Loader::has_split(const LoaderOptions& options, Split split) {
+  return options.recall || DatasetReader(options.parts[0].path).summary(split).n_tokens > 0;
+}
+
 double Loader::text_bytes_per_token() const {
   return impl_->shared->samples.text_bytes_per_token();
 }

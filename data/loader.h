@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "data/recall.h"
 #include "data/shard.h"
 
 namespace ceiling {
@@ -19,7 +20,8 @@ struct MixturePart {
 };
 
 struct LoaderOptions {
-  std::vector<MixturePart> parts;  // one or more
+  std::vector<MixturePart> parts;       // one or more, or none with `recall`
+  std::optional<RecallOptions> recall;  // samples of a synthetic task, in place of `parts`
   Split split = Split::kTrain;
   // true: a new order per epoch, whole samples only, parts mixed by weight, without end.
   // false: stream order, every target once, part after part, one pass (evaluation).
@@ -66,6 +68,8 @@ class Loader {
   // while waiting (unless not interruptible).
   std::optional<Batch> next();
   int64_t samples_per_epoch() const;  // of the first part; of one pass if not shuffled
+  // Whether the split has anything to evaluate on: an imported dataset may lack `valid`.
+  static bool has_split(const LoaderOptions& options, Split split);
   // With shuffle == false: samples that cover every target of every part once; the last of a part
   // may be short.
   static int64_t evaluation_samples(const LoaderOptions& options);

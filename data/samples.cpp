@@ -18,7 +18,7 @@ const LoaderOptions& checked(const LoaderOptions& o) {
       throw Error("loader: {} is {}, must be from {} to {}", name, value, low, high);
   };
   constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  if (o.parts.empty()) throw Error("loader: there is no dataset to read");
+  if (o.parts.empty() && !o.recall) throw Error("loader: there is no dataset to read");
   in_range("context", o.context, 1, kMaxInt);
   in_range("global_batch", o.global_batch, 1, kMaxInt);
   in_range("world_size", o.world_size, 1, kMaxInt);
@@ -32,6 +32,7 @@ const LoaderOptions& checked(const LoaderOptions& o) {
 }
 
 std::vector<double> weights_of(const LoaderOptions& options) {
+  if (options.recall) return {1};
   std::vector<double> weights;
   for (const MixturePart& part : options.parts) weights.push_back(part.weight);
   return weights;
@@ -49,6 +50,16 @@ uint64_t sample_digest(int64_t position, const std::vector<uint32_t>& tokens) {
 
 Samples::Samples(const LoaderOptions& options)
     : options_(checked(options)), mixture_(weights_of(options)) {
+  if (options.recall) {
+    recall_.emplace(*options.recall, options.context, options.seed, options.split);
+    const RecallOptions& task = recall_->options();
+    const std::string name = "task:" + task.task;
+    recall_tokenizer_ = {.name = name, .sha256 = sha256_hex(name), .vocab_size = task.vocab_size};
+    Part part;
+    part.n_samples = options.split == Split::kTrain ? task.n_train : task.n_test;
+    parts_.push_back(std::move(part));
+    return;
+  }
   const int64_t needed = options.shuffle ? options.context + 1 : 2;
   for (const MixturePart& wanted : options.parts) {
     Part part;
@@ -99,6 +110,7 @@ Samples::Place Samples::place(int64_t position) {
 }
 
 Samples::Read Samples::read(int64_t position, const Place& place, const Row& row) {
+  if (recall_) return read_recall(position, place, row);
   Part& part = parts_[place.part];
   const int64_t context = options_.context, begin = place.sample * context;
   const int64_t n = std::min(context + 1, part.n_tokens - begin);  // tokens in the window
@@ -128,11 +140,23 @@ Samples::Read Samples::read(int64_t position, const Place& place, const Row& row
   return {n_targets, sample_digest(position, window_)};
 }
 
+Samples::Read Samples::read_recall(int64_t position, const Place& place, const Row& row) {
+  const auto context = static_cast<size_t>(options_.context);
+  recall_->read(place.sample, {row.tokens, context}, {row.targets, context});
+  std::fill_n(row.documents, context, 0);
+  window_.assign(row.tokens, row.tokens + context);
+  window_.insert(window_.end(), row.targets, row.targets + context);
+  const auto n_unasked = std::count(row.targets, row.targets + context, -1);
+  return {options_.context - n_unasked, sample_digest(position, window_)};
+}
+
 std::string Samples::shard_of(const Place& place) const {
+  if (recall_) return "task " + recall_->options().task;
   return parts_[place.part].reader->shard_at(options_.split, place.sample * options_.context);
 }
 
 double Samples::text_bytes_per_token() const {
+  if (recall_) return 0;
   double bytes = 0, targets = 0;
   for (const Part& part : parts_) {
     const SplitSummary sum = part.reader->summary(options_.split);
@@ -144,6 +168,13 @@ double Samples::text_bytes_per_token() const {
 }
 
 nlohmann::json Samples::describe() const {
+  const std::string order =
+      options_.shuffle ? fmt::format("shuffled, version {}", kOrderVersion) : "stream";
+  if (recall_) {
+    nlohmann::json json = recall_->describe();
+    json["order"] = order;
+    return json;
+  }
   nlohmann::json parts = nlohmann::json::array();
   for (size_t i = 0; i < parts_.size(); ++i) {
     const DatasetReader& reader = *parts_[i].reader;
@@ -156,18 +187,18 @@ nlohmann::json Samples::describe() const {
                      {"documents", sum.n_documents}});
   }
   const TokenizerInfo& t = tokenizer();
-  return {
-      {"parts", parts},
-      {"tokenizer", {{"name", t.name}, {"sha256", t.sha256}, {"vocab_size", t.vocab_size}}},
-      {"split", split_name(options_.split)},
-      {"context", options_.context},
-      {"cross_document", options_.cross_document},
-      {"order", options_.shuffle ? fmt::format("shuffled, version {}", kOrderVersion) : "stream"}};
+  return {{"parts", parts},
+          {"tokenizer", {{"name", t.name}, {"sha256", t.sha256}, {"vocab_size", t.vocab_size}}},
+          {"split", split_name(options_.split)},
+          {"context", options_.context},
+          {"cross_document", options_.cross_document},
+          {"order", order}};
 }
 
 std::string Samples::fingerprint() const {
   nlohmann::json json = describe();
-  for (auto& part : json["parts"]) part.erase("path");  // a dataset may move
+  if (!recall_)
+    for (auto& part : json["parts"]) part.erase("path");  // a dataset may move
   return sha256_hex(json.dump());
 }
 

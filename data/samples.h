@@ -42,16 +42,22 @@ class Samples {
   double text_bytes_per_token() const;
   nlohmann::json describe() const;
   std::string fingerprint() const;
-  const TokenizerInfo& tokenizer() const { return parts_[0].reader->tokenizer(); }
+  const TokenizerInfo& tokenizer() const {
+    return recall_ ? recall_tokenizer_ : parts_[0].reader->tokenizer();
+  }
 
  private:
   struct Part {
-    std::unique_ptr<DatasetReader> reader;
+    std::unique_ptr<DatasetReader> reader;  // none for a synthetic task
     int64_t n_tokens = 0, n_samples = 0;
     int64_t epoch = -1;  // that `order` is for
     std::optional<EpochOrder> order;
   };
+  Read read_recall(int64_t position, const Place& place, const Row& row);
+
   const LoaderOptions options_;
+  std::optional<RecallSamples> recall_;  // in place of readers; there is one part then
+  TokenizerInfo recall_tokenizer_;
   std::vector<Part> parts_;
   Mixture mixture_;
   std::vector<uint32_t> window_;

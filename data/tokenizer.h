@@ -42,4 +42,9 @@ inline constexpr const char* kTokenizerFile = "tokenizer.model";  // beside a da
 // decode with an Error.
 std::shared_ptr<const Tokenizer> dataset_tokenizer(const DatasetReader& dataset);
 
+// Of ids that stand for no text: knows its info() and refuses to encode and decode with an Error
+// that names `dataset`.
+std::shared_ptr<const Tokenizer> ids_only_tokenizer(const TokenizerInfo& info,
+                                                    const std::string& dataset);
+
 }  // namespace ceiling
