@@ -50,17 +50,20 @@ def speed(root, dataset):
 
 
 def curve(root, dataset):
-    """The same global batch on 1 and 2 GPUs: losses differ by no more than two orders of sums in bf16."""
+    """The same global batch on 1 and 2 GPUs, and on 1 GPU in other micro-batches: how far another order of sums alone leads."""
     for model in ("llama-160m", "retnet-160m"):
         curves = {}
-        for gpus in (1, 2):
-            path = config(root, f"{model}-curve-{gpus}", dataset, model, steps=300, global_batch=16, micro_batch=8, log_every=1)
+        for gpus, micro in ((1, 8), (1, 16), (2, 8)):
+            name = f"{model}-curve-{gpus}-{micro}"
+            path = config(root, name, dataset, model, steps=300, global_batch=16, micro_batch=micro, log_every=1)
             finish(start(path, "--gpus", gpus))
-            curves[gpus] = steps_of(root / "runs" / f"{model}-curve-{gpus}")
-        assert curves[1][-1]["data_hash"] == curves[2][-1]["data_hash"]
-        gaps = [abs(a["loss_nats"] - b["loss_nats"]) for a, b in zip(curves[1], curves[2])]
-        means = [abs(statistics.mean(s["loss_nats"] for s in curves[1][i : i + 50]) - statistics.mean(s["loss_nats"] for s in curves[2][i : i + 50])) for i in range(0, 300, 50)]
-        print(f"{model}: 300 steps on 1 and 2 GPUs: largest difference {max(gaps):.4f} nats, of 50-step means {max(means):.4f}; last losses {curves[1][-1]['loss_nats']:.4f} {curves[2][-1]['loss_nats']:.4f}", flush=True)
+            curves[gpus, micro] = steps_of(root / "runs" / name)
+        for other in ((1, 16), (2, 8)):
+            a, b = curves[1, 8], curves[other]
+            assert a[-1]["data_hash"] == b[-1]["data_hash"]
+            gaps = [abs(x["loss_nats"] - y["loss_nats"]) for x, y in zip(a, b)]
+            means = [abs(statistics.mean(x["loss_nats"] - y["loss_nats"] for x, y in zip(a[i : i + 50], b[i : i + 50]))) for i in range(0, 300, 50)]
+            print(f"{model}: 300 steps, 1 GPU in micro-batches of 8 against {other[0]} GPU, {other[1]}: largest difference {max(gaps):.4f} nats, of 50-step means {max(means):.4f}", flush=True)
 
 
 def resume(root, dataset):
