@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -27,7 +28,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // After one has failed: to notice by themselves, and to obey a request.
-constexpr double kToNotice_s = 60, kToObey_s = 15;
+constexpr double kToNotice_s = 30, kToObey_s = 15;
 
 struct Rank {
   pid_t process = -1;
@@ -123,10 +124,11 @@ void to_running(const std::vector<Rank>& ranks, const Send& send) {
 }  // namespace
 
 int launch_ranks(int64_t n_ranks) {
-  const Listener listener(/*loopback=*/true, /*port=*/0);
+  std::optional<Listener> listener(std::in_place, /*loopback=*/true, /*port=*/0);
   std::vector<Rank> ranks(static_cast<size_t>(n_ranks));
   for (size_t i = 0; i < ranks.size(); ++i)
-    ranks[i] = {start(static_cast<int64_t>(i), n_ranks, listener), 0, true};
+    ranks[i] = {start(static_cast<int64_t>(i), n_ranks, *listener), 0, true};
+  listener.reset();  // from here on the port answers as long as rank 0 lives
   int first_failure = 0;
   bool passed_on = false, asked = false, killed = false;
   Clock::time_point failed_at{};

@@ -23,21 +23,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-sockaddr_in ipv4(const std::string& host, int64_t port) {
-  addrinfo hints{}, *found = nullptr;
-  hints.ai_family = AF_INET;
-  hints.ai_socktype = SOCK_STREAM;
-  const int failure = ::getaddrinfo(host.c_str(), nullptr, &hints, &found);
-  if (failure != 0 || !found) throw Error("{}: unknown host: {}", host, ::gai_strerror(failure));
-  sockaddr_in address = *reinterpret_cast<sockaddr_in*>(found->ai_addr);
-  ::freeaddrinfo(found);
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  return address;
-}
-
 // The address by which this host is seen from the master's: of the route there. Nothing is sent.
 std::string own_address(const std::string& master_host) {
-  sockaddr_in master = ipv4(master_host, 9), mine{};
+  sockaddr_in master = ipv4_address(master_host, 9), mine{};
   const Socket probe(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   socklen_t length = sizeof mine;
   char text[INET_ADDRSTRLEN] = "127.0.0.1";
@@ -103,10 +91,9 @@ void Peers::connect(const RankEnvironment& e, Rendezvous& rendezvous) {
         ' ');
     hosts_[static_cast<size_t>(peer)] = address.at(2);
     if (peer > rank_) continue;
-    Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const sockaddr_in to = ipv4(address.at(0), *parse_int(address.at(1)));
+    Socket socket(connect_to(address.at(0), *parse_int(address.at(1))));
     const int64_t hello = rank_;
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0 ||
+    if (socket.get() < 0 ||
         ::send(socket.get(), &hello, sizeof hello, MSG_NOSIGNAL) != sizeof hello)
       throw PeerLost("rank {} cannot reach rank {} at {}:{}: {}", rank_, peer, address.at(0),
                      address.at(1), std::strerror(errno));

@@ -13,12 +13,6 @@
 
 namespace ceiling {
 
-// Another process has ended or fallen silent: there is nothing to do but to end as well.
-class PeerLost : public Error {
- public:
-  using Error::Error;
-};
-
 class Peers {
  public:
   // Connects all pairs; every rank must take part. `timeout_s`: how long an exchange may stand

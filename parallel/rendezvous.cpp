@@ -4,8 +4,10 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -22,6 +24,25 @@ using Clock = std::chrono::steady_clock;
 
 std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+// Until rank 0 or the launcher listens. c10d would wait, too, but neither notice a request to stop
+// nor that nobody will come: ranks that ceiling starts are given the socket before they run, so
+// where it refuses rank 0 has ended.
+void wait_for_host(const RankEnvironment& e, double timeout_s) {
+  const auto deadline = Clock::now() + milliseconds(timeout_s);
+  for (;;) {
+    const Socket connection(connect_to(e.master_host, e.master_port));
+    if (connection.get() >= 0) return;
+    const int why = errno;
+    if (e.launcher == "ceiling" && why == ECONNREFUSED)
+      throw PeerLost("rank {}: rank 0 has ended before it could be met", e.rank);
+    stop::check();
+    if (Clock::now() > deadline)
+      throw Error("rank {} reached nobody at {}:{} (MASTER_ADDR, MASTER_PORT) within {} s: {}",
+                  e.rank, e.master_host, e.master_port, timeout_s, std::strerror(why));
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
 }
 
 // A server on a listening IPv4 socket of ours. One that c10d opens itself is IPv6, and sees local
@@ -70,6 +91,7 @@ Rendezvous Rendezvous::host() {
 Rendezvous::Rendezvous(const RankEnvironment& e, double timeout_s)
     : impl_(std::make_unique<Impl>()) {
   quiet_c10d();
+  if (e.rank != 0 || e.hosted) wait_for_host(e, timeout_s);
   const bool hosts = e.rank == 0 && !e.hosted;
   try {
     c10d::TCPStoreOptions options;
@@ -114,13 +136,17 @@ void Rendezvous::set(const std::string& key, const std::string& value) {
   impl_->store->set(impl_->prefix + key, bytes(value));
 }
 
+std::optional<std::string> Rendezvous::read(const std::string& key) {
+  if (!impl_->store->check({impl_->prefix + key})) return {};
+  const std::vector<uint8_t> value = impl_->store->get(impl_->prefix + key);
+  return std::string(value.begin(), value.end());
+}
+
 std::optional<std::string> Rendezvous::try_get(const std::string& key) {
   try {
-    if (!impl_->store->check({impl_->prefix + key})) return {};
-    const std::vector<uint8_t> value = impl_->store->get(impl_->prefix + key);
-    return std::string(value.begin(), value.end());
+    return read(key);
   } catch (const std::exception&) {
-    return {};  // the store went with its host
+    return {};
   }
 }
 
@@ -140,7 +166,11 @@ std::string Rendezvous::get_while(const std::string& key, const std::string& wha
   const auto deadline = Clock::now() + milliseconds(timeout_s);
   auto pause = std::chrono::milliseconds(1);
   for (;;) {
-    if (auto value = try_get(key)) return *value;
+    try {
+      if (auto value = read(key)) return *value;
+    } catch (const std::exception&) {
+      throw PeerLost("{}: the process that hosts the rendezvous has ended", what);
+    }
     poll();
     if (Clock::now() > deadline) throw Error("{}: nothing came within {} s", what, timeout_s);
     std::this_thread::sleep_for(pause);

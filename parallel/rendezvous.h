@@ -8,9 +8,16 @@
 #include <optional>
 #include <string>
 
+#include "base/error.h"
 #include "parallel/rank_environment.h"
 
 namespace ceiling {
+
+// Another process has ended or fallen silent: there is nothing to do but to end as well.
+class PeerLost : public Error {
+ public:
+  using Error::Error;
+};
 
 class Rendezvous {
  public:
@@ -27,7 +34,7 @@ class Rendezvous {
   // Sets the key unless someone has set it before; whether it did.
   bool set_first(const std::string& key, const std::string& value);
   // Waits for the key. Interrupted if asked to stop meanwhile; Error that begins with `what` if
-  // nothing comes in time.
+  // nothing comes in time, PeerLost if the store is gone.
   std::string get(const std::string& key, const std::string& what, double timeout_s);
   // The same with `poll` called while it waits, which may throw; a request to stop does not end it.
   std::string get_while(const std::string& key, const std::string& what, double timeout_s,
@@ -37,6 +44,7 @@ class Rendezvous {
   Rendezvous clone() const;
 
  private:
+  std::optional<std::string> read(const std::string& key);
   struct Impl;
   explicit Rendezvous(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -1,12 +1,15 @@
 // TCP sockets, closed when they go.
 #pragma once
+#include <netinet/in.h>
+
 #include <cstdint>
+#include <string>
 
 namespace ceiling {
 
 class Socket {
  public:
-  explicit Socket(int descriptor);  // Error with the system's reason if it is negative
+  explicit Socket(int descriptor) : descriptor_(descriptor) {}  // negative: none
   ~Socket();
   Socket(const Socket&) = delete;
   Socket& operator=(const Socket&) = delete;
@@ -16,6 +19,10 @@ class Socket {
  private:
   int descriptor_;
 };
+
+sockaddr_in ipv4_address(const std::string& host, int64_t port);  // Error: unknown host
+// The descriptor of a connection; -1 and errno if there is none.
+int connect_to(const std::string& host, int64_t port);
 
 // Listens on an IPv4 port: of this host's loopback only, or of all its addresses. Port 0: a free
 // one.
