@@ -1,5 +1,8 @@
 #include "train/world.h"
 
+#include <chrono>
+#include <thread>
+
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/stop.h"
@@ -124,9 +127,12 @@ std::unique_ptr<SaveMeeting> World::save_meeting(int64_t n) {
 bool World::report_failure(const std::exception& error) {
   if (!rendezvous_) return false;
   try {
-    if (rendezvous_->try_get("failed")) return true;
-    // Whoever notices that a rank is gone without a word: one of them tells.
-    return !rendezvous_->set_first("failed", fmt::format("rank {}: {}", rank(), error.what()));
+    // One rank tells, also where several fail at the same moment.
+    const bool told =
+        !rendezvous_->set_first("failed", fmt::format("rank {}: {}", rank(), error.what()));
+    // The rendezvous goes with rank 0; the others look there before they end.
+    if (first()) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    return told;
   } catch (const std::exception&) {
     return rank() > 1;  // the rendezvous has gone, and so has rank 0 that hosted it
   }

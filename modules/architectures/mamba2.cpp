@@ -298,7 +298,7 @@ HfLayout Mamba2Config::hf_layout() const {
                      {"state_size", d_state},
                      {"n_groups", n_groups},
                      {"conv_kernel", d_conv},
-                     {"chunk_size", chunk.value_or(256)},
+                     {"chunk_size", 256},  // of transformers' algorithm: no part of the model
                      {"hidden_act", "silu"},
                      {"use_bias", false},
                      {"use_conv_bias", true},

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import struct
 import subprocess
@@ -50,10 +51,12 @@ def write_config(root, name, model, **sections):
     return path
 
 
-def start(config, *overrides, env=None, cwd=None, program=None):
+def start(config, *overrides, env=None, cwd=None, program=None, largest_file=None):
+    """A training in the background. `largest_file`: bytes that a file may have, as a disk that is full."""
+    limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))) if largest_file else None
     return subprocess.Popen(
         [program or CEILING, "train", str(config), *map(str, overrides)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, **(env or {})}, cwd=cwd,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, **(env or {})}, cwd=cwd, preexec_fn=limit,
     )
 
 

@@ -165,6 +165,47 @@ def spikes(root):
     print(f"spikes: steps {found[1]} skipped by 1, 2 and 3 ranks", flush=True)
 
 
+def faults(root):
+    """A damaged checkpoint, a shard that becomes unreadable, a disk that fills: said, and the run goes on as if it had not been."""
+    config = write_config(root, "faults", MODELS["llama"])
+    folder, whole = root / "runs" / "faults", root / "runs" / "faults-whole"
+    finish(start(config, f"run.dir={whole}", "--ranks", 2))
+
+    process = start(config, "--ranks", 2)
+    wait_for_step(process, folder, 30)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    damaged = newest / "optimizer-00001-of-00002.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    process = start(config, "--ranks", 2)
+    wait_for_step(process, folder, 40)
+    process.send_signal(signal.SIGTERM)
+    err = finish(process, 128 + signal.SIGTERM)
+    assert f"{newest.name}: skipped" in err and damaged.name in err and "resuming from step-00000028" in err, err
+    print("a damaged checkpoint: walked back to the one before, and said so", flush=True)
+
+    shard = next((root / "data").glob("train-*.h5"))
+    good = shard.read_bytes()
+    shard.write_bytes(good[: len(good) // 2])
+    err = finish(start(config, "--ranks", 2), 1)
+    assert str(shard) in err and err.count("ceiling: error:") == 1, err
+    shard.write_bytes(good)
+    print("a truncated shard: named by one rank, all end", flush=True)
+
+    before = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    weights_bytes = (folder / "checkpoints" / before[-1] / "weights.safetensors").stat().st_size
+    err = finish(start(config, "--ranks", 2, largest_file=weights_bytes // 2), 1)
+    assert "was not saved" in err and "Earlier checkpoints are untouched" in err, err
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == before, "something half-written is left"
+    finish(start(config, "--ranks", 2))
+    assert last_weights(folder, STEPS) == last_weights(whole, STEPS), "weights differ after the faults"
+    assert ceiling("data", "audit", folder).returncode == 0
+    print("a disk that fills: said, earlier checkpoints untouched; the finished weights equal bit for bit", flush=True)
+
+
 def refused(root):
     """Environments and ranks that do not fit: refused before the first step, with what differs."""
     config = write_config(root, "refused", MODELS["llama"], data="path: data, context: 64")
@@ -221,7 +262,7 @@ def main():
             for test in (same_curve, elastic, bitwise):
                 if not only or test.__name__ in only:
                     test(root, architecture, model)
-        for test in (signals, spikes, refused):
+        for test in (signals, spikes, faults, refused):
             if not only or test.__name__ in only:
                 test(root)
 

@@ -205,8 +205,8 @@ struct Place {
   bool present;
 };
 
-// What some steps do to a state: product x + offset. After a document's start the state before
-// does not count, even where it is no number.
+// What some steps do to a state: product x + offset. After a document's start the product is zero:
+// what was before does not count, even where it is no number.
 template <int N>
 struct Effect {
   __device__ void then(const float (&a)[N], const float (&add)[N], bool start) {
@@ -215,6 +215,13 @@ struct Effect {
       offset[i] = start ? add[i] : a[i] * offset[i] + add[i];
       product[i] = start ? 0.0f : a[i] * product[i];
     }
+  }
+  // First this, then `next`.
+  __device__ void then(const Effect& next) {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      product[i] = next.product[i] == 0 ? 0.0f : next.product[i] * product[i];
+    next.apply(offset);
   }
   __device__ void apply(float (&state)[N]) const {
 #pragma unroll
@@ -293,10 +300,7 @@ __global__ __launch_bounds__(kThreads, 2) void effect_kernel(
     __syncthreads();
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const Effect<N>& next = exchange.at[k & 1][kBackward ? kWarps - 1 - w : w][place.lane];
-#pragma unroll
-      for (int i = 0; i < N; ++i) total.product[i] *= next.product[i];
-      next.apply(total.offset);
+      total.then(exchange.at[k & 1][kBackward ? kWarps - 1 - w : w][place.lane]);
     }
   }
   if (!place.present || place.warp != 0) return;
