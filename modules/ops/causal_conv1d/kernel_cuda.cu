@@ -52,6 +52,28 @@ struct Piece {
   __device__ void write(void* to, int64_t row, const float (&from)[N]) const {
     store<N>(static_cast<T*>(to) + row * p.channels + channel, from);
   }
+  // kBatch rows of x or of a gradient like y, as they lie in memory: asked for while the batch
+  // before is worked on, so that the memory never waits.
+  using Ahead = Pack<T, N>[kBatch];
+  __device__ void ask(const void* rows, int64_t row_stride, int64_t t, int64_t until,
+                      Ahead& to) const {
+    const T* from = static_cast<const T*>(rows) + channel;
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if (t + j < until) to[j] = *reinterpret_cast<const Pack<T, N>*>(from + (t + j) * row_stride);
+  }
+  __device__ void ask_x(int64_t t, int64_t until, Ahead& to) const {
+    ask(static_cast<const T*>(p.x) + b * p.x_batch_stride, p.x_time_stride, t, until, to);
+  }
+  __device__ void ask_dy(int64_t t, int64_t until, Ahead& to) const {
+    ask(static_cast<const T*>(p.dy) + b * p.seq_len * p.channels, p.channels, t, until, to);
+  }
+  static __device__ void unpack(const Ahead& from, float (&to)[kBatch][N]) {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+#pragma unroll
+      for (int i = 0; i < N; ++i) to[j][i] = wide(from[j].at[i]);
+  }
   // The t-th input, or one of the state for t < 0.
   __device__ void input(int64_t t, float (&to)[N]) const {
     if (t >= 0)
@@ -121,16 +143,17 @@ struct Window {
 };
 
 template <class T, int W, int N>
-__global__ __launch_bounds__(kThreads) void forward_kernel(const CausalConv1dParams p) {
+__global__ __launch_bounds__(kThreads, 2) void forward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
   if (!piece.present) return;
+  typename Piece<T, W, N>::Ahead ahead = {};
+  piece.ask_x(piece.first, piece.end, ahead);
   const Weights<W, N> weights(p, piece.channel);
   Window<W, N> window(piece);
   for (int64_t t = piece.first; t < piece.end; t += kBatch) {
     float x[kBatch][N];
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-      if (t + j < piece.end) piece.input(t + j, x[j]);
+    piece.unpack(ahead, x);
+    piece.ask_x(t + kBatch, piece.end, ahead);
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       if (t + j >= piece.end) break;
@@ -152,23 +175,24 @@ __global__ __launch_bounds__(kThreads) void forward_kernel(const CausalConv1dPar
 
 // Gradients of inputs t - (W - 1) .. t while token t is passed, and of the weights.
 template <class T, int W, int N>
-__global__ __launch_bounds__(kThreads, 2) void backward_kernel(const CausalConv1dParams p) {
+__global__ __launch_bounds__(kThreads, 3) void backward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
   float dweight[W + 1][N] = {};
   if (piece.present) {
+    const int64_t last = piece.end + W - 1, until = min(last, p.seq_len);
+    typename Piece<T, W, N>::Ahead x_ahead = {}, dy_ahead = {};
+    piece.ask_x(piece.first, until, x_ahead);
+    piece.ask_dy(piece.first, until, dy_ahead);
     const Weights<W, N> weights(p, piece.channel);
     Window<W, N> window(piece);
     int seen = window.seen;  // earlier tokens that the present one sees
     float dx[W][N] = {};
-    const int64_t last = piece.end + W - 1;
     for (int64_t t = piece.first; t < last; t += kBatch) {
       float x[kBatch][N], dy[kBatch][N];
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j)
-        if (t + j < last && t + j < p.seq_len) {
-          piece.input(t + j, x[j]);
-          piece.read(p.dy, piece.b * p.seq_len + t + j, dy[j]);
-        }
+      piece.unpack(x_ahead, x);
+      piece.unpack(dy_ahead, dy);
+      piece.ask_x(t + kBatch, until, x_ahead);
+      piece.ask_dy(t + kBatch, until, dy_ahead);
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         if (t + j >= last) break;
@@ -263,7 +287,8 @@ void launch_forward(const CausalConv1dParams& p, void* stream) {
   with_type(p.type, [&](auto type) {
     with_width(p.width, [&](auto width) {
       using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = kPack<T>;
+      constexpr int kW = decltype(width)::value,
+                    kN = 4;  // as many as leave room for three blocks an SM
       const auto on = static_cast<cudaStream_t>(stream);
       if (whole(p, kN))
         forward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
@@ -278,7 +303,7 @@ void launch_backward(const CausalConv1dParams& p, void* stream) {
   with_type(p.type, [&](auto type) {
     with_width(p.width, [&](auto width) {
       using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = 4;  // as many as leave room in registers
+      constexpr int kW = decltype(width)::value, kN = 2;
       const auto on = static_cast<cudaStream_t>(stream);
       if (whole(p, kN))
         backward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
