@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from harness import CEILING, MODELS, ceiling, last_step, leftovers, prepare, start, wait_for_step, write_config
+from harness import CEILING, MODELS, ceiling, children, last_step, leftovers, prepare, start, wait_for_step, write_config
 
 ONCE, TWICE, TEN_TIMES = [0], [0, 0.1], [0.01] * 10
 
@@ -30,15 +30,15 @@ def wait_for_save(process, folder):
             return
 
 
-def training(root):
+def training(root, ranks):
     settings = "steps: 100000, global_batch: 6, micro_batch: 2, lr: 3e-3, log_every: 1, precision: fp32"
-    config = write_config(root, "signals", MODELS["llama"], train=settings, eval="every: 10", checkpoint="every: 4, keep_last: 2")
-    folder = root / "runs" / "signals"
+    config = write_config(root, f"signals-{ranks}", MODELS["llama"], train=settings, eval="every: 10", checkpoint="every: 4, keep_last: 2")
+    folder = root / "runs" / f"signals-{ranks}"
     chosen = random.Random(3)
     for moment in ("start", "training", "evaluation", "save"):
         for number, pauses, what in ((signal.SIGINT, ONCE, "once"), (signal.SIGINT, TWICE, "twice"), (signal.SIGINT, TEN_TIMES, "ten times"), (signal.SIGHUP, ONCE, "hangup")):
             before = last_step(folder)
-            process = start(config)
+            process = start(config, "--ranks", ranks)
             if moment == "start":
                 time.sleep(chosen.uniform(0.05, 0.4))
             elif moment == "training":
@@ -48,12 +48,17 @@ def training(root):
             else:
                 wait_for_step(process, folder, before + 3)
                 wait_for_save(process, folder)
+            started = children(process)
             send(process, number, pauses)
             _, err = process.communicate(timeout=60)
             assert process.returncode in (128 + number, -number) if moment == "start" else process.returncode == 128 + number, f"{moment}, {what}: {process.returncode}\n{err}"
             assert err.count("stopping (signal received)") <= 1, err
             if pauses == ONCE and moment != "start":
                 assert "stopped by signal" in err, err
+            deadline = time.time() + 10
+            while any(pathlib.Path(f"/proc/{pid}").exists() for pid in started) and time.time() < deadline:
+                time.sleep(0.02)
+            assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in started), f"{moment}, {what}: a rank is left"
             deadline = time.time() + 3  # a process of its own cleans up after an exit at once
             while (folder / "checkpoints").exists() and leftovers(folder) and time.time() < deadline:
                 time.sleep(0.02)
@@ -61,7 +66,7 @@ def training(root):
             if (folder / "checkpoints").exists():
                 verified = ceiling("checkpoint", "verify", folder)
                 assert verified.returncode == 0, f"{moment}, {what}: {verified.stderr}"
-        print(f"{moment}: once, twice, ten times, hangup", flush=True)
+        print(f"{ranks} ranks, {moment}: once, twice, ten times, hangup", flush=True)
 
 
 def preparing(root):
@@ -87,7 +92,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         root = pathlib.Path(name)
         prepare(root)
-        training(root)
+        for ranks in (1, 3):
+            training(root, ranks)
         preparing(root)
 
 
