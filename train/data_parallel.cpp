@@ -190,8 +190,35 @@ void DataParallel::clear_gradients() {
   if (sharded_) store_.grad.zero_();  // the update has cleared only what it read
 }
 
+void DataParallel::write_to(CheckpointContent& content) {
+  const bool first = world_.rank() == 0;
+  if (sharded_) {
+    if (const at::Tensor masters = gather_masters(); masters.defined())
+      content.weights = store_.named(masters);
+  } else if (first) {
+    content.weights = store_.named_masters();
+  }
+  content.layout_hash = store_.layout_hash();
+  content.range = {world_.rank(), world_.size(), store_.n_flat(), {}};
+  int64_t n_own = 0;
+  for (const OwnedPiece& piece : store_.shards().pieces()) {
+    // What all ranks have, rank 0 writes.
+    if (!first && (!sharded_ || piece.range.begin == store_.shards().tail().begin)) continue;
+    content.range.pieces.emplace_back(piece.range.begin, piece.range.end);
+    n_own += piece.range.length();
+  }
+  content.flat = {{"m", store_.m.narrow(0, 0, n_own)}, {"v", store_.v.narrow(0, 0, n_own)}};
+}
+
+void DataParallel::read_from(const Checkpoint& checkpoint) {
+  store_.load([&](const std::vector<NamedTensor>& named) { checkpoint.load_weights(named); });
+  for (const auto& [name, buffer] : {std::pair{"m", store_.m}, std::pair{"v", store_.v}})
+    for (const OwnedPiece& piece : store_.shards().pieces())
+      checkpoint.load_flat(name, store_.layout_hash(),
+                           buffer.narrow(0, piece.offset, piece.range.length()), piece.range.begin);
+}
+
 at::Tensor DataParallel::gather_masters() {
-  if (!sharded_) return world_.rank() == 0 ? store_.master.cpu() : at::Tensor();
   const bool keep = world_.rank() == 0;
   at::Tensor host = keep ? at::zeros({store_.n_flat()}, store_.master.scalar_type()) : at::Tensor();
   size_t piece = 0;

@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "checkpoints/store.h"
 #include "modules/lm.h"
 #include "parallel/communicator.h"
 #include "parallel/shard_layout.h"
@@ -47,8 +48,11 @@ class DataParallel final : public PassObserver {
   void weights_changed() { stale_ = sharded_; }
   // Zeroes what the update left in the gradients.
   void clear_gradients();
-  // All masters in host memory, [n_flat]: on rank 0, undefined elsewhere. All ranks must call it.
-  at::Tensor gather_masters();
+  // What this rank has to save: rank 0 all weights, each rank its part of the moments. All ranks
+  // must call it.
+  void write_to(CheckpointContent& content);
+  // Weights and this rank's part of the moments, whatever the number of ranks that saved them.
+  void read_from(const Checkpoint& checkpoint);
   // Equal on all ranks as long as their weights are equal bit for bit.
   std::string weights_fingerprint() const;
 
@@ -58,6 +62,7 @@ class DataParallel final : public PassObserver {
     int64_t first_layer, ready_layer;  // first used by, complete after
     bool tail;
   };
+  at::Tensor gather_masters();  // in host memory, [n_flat]: on rank 0, undefined elsewhere
   void reduce(const Bucket& bucket);
   void gather(const Bucket& bucket);
   // Queues `work` behind what is queued now, on the stream of communication.

@@ -5,7 +5,6 @@
 #include <ATen/ops/stack.h>
 #include <c10/core/StreamGuard.h>
 #include <spdlog/spdlog.h>
-#include <sys/file.h>
 
 #include <chrono>
 #include <cmath>
@@ -30,6 +29,8 @@
 #include "train/memory.h"
 #include "train/metrics.h"
 #include "train/micro_step.h"
+#include "train/progress.h"
+#include "train/run_lock.h"
 #include "train/sampler.h"
 #include "train/schedule.h"
 #include "train/selftest.h"
@@ -45,33 +46,6 @@ namespace {
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-
-// Held for the life of the process: two trainings in one folder would mix their checkpoints.
-class RunLock {
- public:
-  explicit RunLock(const std::string& run_dir) : file_(run_dir + "/.lock", "ab") {
-    if (::flock(fileno(), LOCK_EX | LOCK_NB) != 0)
-      throw Error(
-          "{}: another ceiling is training in this folder; wait for it, or set another run.dir",
-          run_dir);
-  }
-
- private:
-  int fileno() { return file_.descriptor(); }
-  File file_;
-};
-
-// Everything a resume needs beside weights and moments; state.json of a checkpoint.
-struct Progress {
-  int64_t step = 0;            // optimizer steps taken (skipped ones included)
-  int64_t optimizer_step = 0;  // Adam's t: skipped steps do not count
-  int64_t tokens = 0, n_targets = 0;
-  std::string data_chain = std::string(64, '0');  // running hash over all samples consumed
-  double train_s = 0;                             // time in training steps, over all sessions
-  double valid_nats = 0;                          // of the last evaluation; 0: none yet
-  int64_t valid_step = 0;
-  double best_nats = 0;
-};
 
 }  // namespace
 
@@ -247,20 +221,9 @@ void Trainer::resume() {
                .decay_steps = std::llround(t.decay_fraction * static_cast<double>(steps_)),
                .steps = steps_};
   if (found) {
-    store_->load([&](const std::vector<NamedTensor>& named) { found->load_weights(named); });
-    for (const auto& [name, buffer] : {std::pair{"m", store_->m}, std::pair{"v", store_->v}})
-      for (const OwnedPiece& piece : store_->shards().pieces())
-        found->load_flat(name, store_->layout_hash(),
-                         buffer.narrow(0, piece.offset, piece.range.length()), piece.range.begin);
-    progress_.step = saved_step_ = state.at("step");
-    progress_.optimizer_step = state.at("optimizer_step");
-    progress_.tokens = state.at("tokens");
-    progress_.n_targets = state.at("n_targets");
-    progress_.data_chain = state.at("data_hash");
-    progress_.train_s = state.at("train_s");
-    progress_.valid_nats = state.at("valid_nats");
-    progress_.valid_step = state.at("valid_step");
-    progress_.best_nats = state.at("best_nats");
+    ranks_->read_from(*found);
+    progress_ = progress_from(state);
+    saved_step_ = progress_.step;
     spikes_.load(state.at("spike"));
     init_from_ = state.value("init_from", nlohmann::json());
     const int64_t n_ranks = state.at("world_size");
@@ -588,26 +551,19 @@ void Trainer::evaluate_and_sample() {
 }
 
 nlohmann::json Trainer::state_json() {
-  return {{"step", progress_.step},
-          {"optimizer_step", progress_.optimizer_step},
-          {"position", progress_.step * config_.train.global_batch},
-          {"tokens", progress_.tokens},
-          {"n_targets", progress_.n_targets},
-          {"data_hash", progress_.data_chain},
-          {"data", data_description_},
-          {"train_s", now_training_s()},
-          {"loss_nats", step_loss_},
-          {"valid_nats", progress_.valid_nats},
-          {"valid_step", progress_.valid_step},
-          {"best_nats", progress_.best_nats},
-          {"spike", spikes_.save()},
-          {"init_from", init_from_},
-          {"precision", precision_name(compute_)},
-          {"micro_batch", micro_batch_},
-          {"world_size", world_.size()},
-          {"tokenizer", tokenizer_json(tokenizer_->info())},
-          {"model", model_json(config_.model, config_.data.bos)},
-          {"versions", {{"ceiling", kVersion}, {"torch", kTorchVersion}}}};
+  nlohmann::json state = to_json(progress_);
+  state.update({{"position", progress_.step * config_.train.global_batch},
+                {"data", data_description_},
+                {"loss_nats", step_loss_},
+                {"spike", spikes_.save()},
+                {"init_from", init_from_},
+                {"precision", precision_name(compute_)},
+                {"micro_batch", micro_batch_},
+                {"world_size", world_.size()},
+                {"tokenizer", tokenizer_json(tokenizer_->info())},
+                {"model", model_json(config_.model, config_.data.bos)},
+                {"versions", {{"ceiling", kVersion}, {"torch", kTorchVersion}}}});
+  return state;
 }
 
 void Trainer::save(bool last) {
@@ -616,24 +572,10 @@ void Trainer::save(bool last) {
     return;
   }
   if (consumed_) consumed_->flush();
+  progress_.train_s = now_training_s(), session_train_s_ = 0;
   CheckpointContent content;
   content.step = progress_.step;
-  if (store_->shards().whole())
-    content.weights = store_->named_masters();
-  else if (const at::Tensor masters = ranks_->gather_masters(); masters.defined())
-    content.weights = store_->named(masters);
-  // Replicas: rank 0 has all.
-  const bool has_part = world_.first() || !store_->shards().whole();
-  content.range = {world_.rank(), world_.size(), store_->n_flat(), {}};
-  for (const OwnedPiece& piece : store_->shards().pieces()) {
-    const bool shared = piece.range.begin == store_->shards().tail().begin;  // rank 0 writes it
-    if (has_part && (world_.first() || !shared))
-      content.range.pieces.emplace_back(piece.range.begin, piece.range.end);
-  }
-  int64_t n_own = 0;
-  for (const auto& [begin, end] : content.range.pieces) n_own += end - begin;
-  content.flat = {{"m", store_->m.narrow(0, 0, n_own)}, {"v", store_->v.narrow(0, 0, n_own)}};
-  content.layout_hash = store_->layout_hash();
+  ranks_->write_to(content);
   content.state = state_json();
   content.files = {{"config.yaml", resolved_yaml(config_)}};
   if (!tokenizer_->model_file().empty())
