@@ -228,7 +228,7 @@ void Trainer::resume() {
       throw Error(
           "{}: the data is not what the run was trained on (checkpoint {}):\n{}Restore the dataset "
           "to continue, or set run.dir to another folder to start anew.",
-          config_.data.path, found->name(), other_data);
+          data.recall ? "data.task" : config_.data.path, found->name(), other_data);
     // A choice made by `auto` stays: another one would change rounding.
     if (config_.train.precision == "auto") compute_ = compute_dtype(state.at("precision"), device_);
     if (!config_.train.micro_batch) micro_batch_ = state.at("micro_batch");
