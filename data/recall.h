@@ -31,6 +31,9 @@ struct RecallOptions {
   int64_t n_test = 3000;
 };
 
+// Their ids have no text: the "tokenizer" is named by this and the task, as in "task:mqar".
+inline constexpr const char* kTaskPrefix = "task:";
+
 // Names for RecallOptions::task.
 const std::vector<std::string>& recall_tasks();
 

@@ -53,7 +53,7 @@ Samples::Samples(const LoaderOptions& options)
   if (options.recall) {
     recall_.emplace(*options.recall, options.context, options.seed, options.split);
     const RecallOptions& task = recall_->options();
-    const std::string name = "task:" + task.task;
+    const std::string name = kTaskPrefix + task.task;
     recall_tokenizer_ = {.name = name, .sha256 = sha256_hex(name), .vocab_size = task.vocab_size};
     Part part;
     part.n_samples = options.split == Split::kTrain ? task.n_train : task.n_test;

@@ -54,8 +54,8 @@ AuditReport audit_run(const std::string& run_dir,
   Samples samples(data);
   const std::string other_data = data_changes(checkpoint.state().at("data"), samples.describe());
   if (!other_data.empty())
-    throw Error("{}: the dataset is not what the run was trained on:\n{}", config.data.path,
-                other_data);
+    throw Error("{}: the dataset is not what the run was trained on:\n{}",
+                data.recall ? "data.task" : config.data.path, other_data);
 
   AuditReport report;
   report.n_steps = checkpoint.state().at("step");
@@ -64,9 +64,11 @@ AuditReport audit_run(const std::string& run_dir,
   if (static_cast<int64_t>(steps.size()) < report.n_steps)
     throw Error("{}: holds {} steps, {} is at step {}", log, steps.size(), checkpoint.name(),
                 report.n_steps);
+  std::vector<std::string> names;
+  for (const MixturePart& part : data.parts) names.push_back(part.path);
+  if (data.recall) names.push_back("task " + data.recall->task);
   std::vector<EpochMarks> marks;
-  for (size_t part = 0; part < data.parts.size(); ++part)
-    marks.emplace_back(samples.per_epoch(part));
+  for (size_t part = 0; part < names.size(); ++part) marks.emplace_back(samples.per_epoch(part));
   std::vector<int32_t> row(3 * static_cast<size_t>(data.context));
   std::string chain(64, '0');
   for (int64_t i = 0; i < report.n_steps; ++i) {
@@ -83,7 +85,7 @@ AuditReport audit_run(const std::string& run_dir,
       const Samples::Place place = samples.place(p);
       if (!marks[place.part].mark(place.sample))
         throw Error("{}: sample {} of {} comes a second time within an epoch, at position {}",
-                    run_dir, place.sample, data.parts[place.part].path, p);
+                    run_dir, place.sample, names[place.part], p);
       const size_t n = static_cast<size_t>(data.context);
       const Samples::Read read =
           samples.read(p, place, {row.data(), row.data() + n, row.data() + 2 * n});
@@ -105,8 +107,7 @@ AuditReport audit_run(const std::string& run_dir,
     throw Error("{}: data hash {}, the records give {}", checkpoint.path(), report.data_hash,
                 chain);
   for (size_t part = 0; part < marks.size(); ++part)
-    report.parts.push_back(
-        {data.parts[part].path, marks[part].n_consumed(), samples.per_epoch(part)});
+    report.parts.push_back({names[part], marks[part].n_consumed(), samples.per_epoch(part)});
   return report;
 }
 
@@ -118,7 +119,7 @@ std::string audit_text(const AuditReport& report) {
   for (const AuditReport::Part& part : report.parts)
     text += fmt::format(
         "{}: {} epochs in which every sample came exactly once, and {} of {} samples of the next\n",
-        part.path, part.n_consumed / part.per_epoch,
+        part.name, part.n_consumed / part.per_epoch,
         format_thousands(part.n_consumed % part.per_epoch), format_thousands(part.per_epoch));
   for (const auto& [step, ranks] : report.world_sizes)
     text += fmt::format("from step {} by {} {}\n", step, ranks, ranks == 1 ? "process" : "ranks");

@@ -10,7 +10,7 @@ namespace ceiling {
 struct AuditReport {
   int64_t n_steps = 0, n_samples = 0;
   struct Part {
-    std::string path;
+    std::string name;  // the dataset's path, or "task mqar"
     int64_t n_consumed = 0, per_epoch = 0;
   };
   std::vector<Part> parts;
@@ -20,7 +20,7 @@ struct AuditReport {
 };
 
 // Reads RUN/consumed.txt up to the newest valid checkpoint, and every sample again from the
-// dataset. Error at the first thing that is not so:
+// dataset or task. Error at the first thing that is not so:
 //   the steps are 1, 2, 3, ... and their positions join without gap and overlap;
 //   each step's digest is that of the samples which belong to its positions, tokens included;
 //   no sample occurs twice before all of its epoch have occurred;

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "data/loader.h"
 #include "modules/lm.h"
@@ -13,6 +14,8 @@ namespace ceiling {
 struct EvaluationResult {
   double nats = 0;           // mean over targets
   double bits_per_byte = 0;  // 0 where the dataset does not know its text bytes
+  // Of a synthetic task: share of targets that are the most probable token.
+  std::optional<double> accuracy;
   int64_t n_targets = 0, n_samples = 0;
   double seconds = 0;
   double perplexity() const;

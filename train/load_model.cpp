@@ -62,7 +62,14 @@ nlohmann::json function_of(const ModelConfig& model) {
   return function;
 }
 
+bool is_task(const std::string& tokenizer) { return tokenizer.starts_with(kTaskPrefix); }
+
 }  // namespace
+
+std::string LoadedModel::task() const {
+  const std::string name = state.at("tokenizer").at("name");
+  return is_task(name) ? name.substr(std::string(kTaskPrefix).size()) : "";
+}
 
 nlohmann::json load_initial_weights(const std::string& path, ModelSection& model,
                                     const TokenizerInfo& tokenizer, ParameterStore& store) {
@@ -96,6 +103,12 @@ void require_tokenizer(const nlohmann::json& state, const TokenizerInfo& tokeniz
         data, tokenizer.name);
     return;
   }
+  if (is_task(name) || is_task(tokenizer.name))
+    throw Error(
+        "{}: has the tokens of '{}', the model was trained on those of '{}'; the ids of a "
+        "synthetic "
+        "task mean nothing in text or in another task",
+        data, tokenizer.name, name);
   throw Error(
       "{}: tokenizer is '{}' (sha256 {}, {} ids), the model was trained with '{}' ({}, {} ids); "
       "prepare the text again with the model's",

@@ -20,6 +20,7 @@ struct LoadedModel {
   nlohmann::json state;                                     // state.json
   bool bos() const { return state.at("model").at("bos"); }  // documents began with BOS in training
   int64_t context() const { return state.at("model").at("context"); }
+  std::string task() const;  // the synthetic task it was trained on (data.task), or ""
 };
 
 // `path` is a run folder (its newest valid checkpoint is taken), or one checkpoint.
@@ -32,6 +33,7 @@ nlohmann::json load_initial_weights(const std::string& path, ModelSection& model
                                     const TokenizerInfo& tokenizer, ParameterStore& store);
 
 // Error unless the tokens at `data` mean to the model of `state` what they meant in its training.
+// The tokens of a synthetic task mean something in that task alone.
 // The ids of an imported model whose tokenizer ceiling does not run are taken on trust.
 void require_tokenizer(const nlohmann::json& state, const TokenizerInfo& tokenizer,
                        const std::string& data);

@@ -24,7 +24,26 @@ void MixtureItem::fields(Fields& f) {
   f("weight", weight, MoreThan{0}, "share of samples, relative to the other items");
 }
 
+void RecallSection::fields(Fields& f) {
+  f("vocab_size", vocab_size, "auto", AtLeast{8},
+    "token ids; auto: of the published setting (mqar 8192, phonebook and needle 64, else 16)");
+  f("items", items, "auto", AtLeast{1},
+    "pairs, items or entries per sample; auto: mqar 4, 8, 16, 64 at context 64, 128, 256, 512, "
+    "selective_copying 16, phonebook as many as fit");
+  f("name_tokens", name_tokens, AtLeast{1}, "tokens of a name (phonebook)");
+  f("value_tokens", value_tokens, AtLeast{1}, "tokens of an answer (phonebook, needle)");
+  f("power", power, MoreThan{0},
+    "mqar: the key is asked again after gap i with a chance proportional to i^(power - 1)");
+  f("samples", samples, AtLeast{1}, "training samples, seen again each epoch in another order");
+  f("valid_samples", valid_samples, AtLeast{1},
+    "samples of the test set, which is the same for every seed");
+}
+
 void DataSection::fields(Fields& f) {
+  std::vector<std::string> tasks = recall_tasks();
+  tasks.insert(tasks.begin(), "none");
+  f("task", task, OneOf(std::move(tasks)), "a synthetic recall task to train on, in place of text");
+  f.section("recall", recall, "options of `task`");
   // Where the tokens lie may change; that they are the same tokens is what the data's fingerprint
   // decides at a resume.
   f("path", path, IsPath{},
@@ -74,7 +93,8 @@ void TrainSection::fields(Fields& f) {
     "samples per optimizer step, over all processes");
   f("micro_batch", micro_batch, "auto", AtLeast{1},
     "samples per forward pass of one process; need not divide the batch (30 in 8: 8, 8, 8, 6); "
-    "auto: on a GPU the largest that fits, found by trying at the start and kept over resumes; on a "
+    "auto: on a GPU the largest that fits, found by trying at the start and kept over resumes; on "
+    "a "
     "CPU about 4096 tokens")
       .free_to_change();
   f("lr", lr, AtLeast{0}, "peak learning rate");
@@ -196,6 +216,12 @@ bool is_tokenizer(const std::string& text) {
 
 void check_data(const DataSection& data, const ConfigNode& written) {
   const auto at = [&](const char* key) { return place(written, key); };
+  if (data.task != "none") {
+    if (!data.path.empty() || !data.mixture.empty() || !data.source.empty())
+      throw Error("{}: stands beside data.path, data.mixture or data.source; keep one",
+                  at("data.task"));
+    return;
+  }
   if (data.path.empty() && data.mixture.empty())
     throw Error(
         "{}: is not set; name the folder of a prepared dataset, or where data.source is to be "
@@ -241,12 +267,33 @@ void check_train(const RunConfig& config, const ConfigNode& written) {
 
 }  // namespace
 
+std::optional<RecallOptions> RunConfig::recall() const {
+  if (data.task == "none") return std::nullopt;
+  const RecallSection& r = data.recall;
+  return RecallOptions{.task = data.task,
+                       .vocab_size = r.vocab_size.value_or(0),
+                       .n_items = r.items.value_or(0),
+                       .name_tokens = r.name_tokens,
+                       .value_tokens = r.value_tokens,
+                       .power = r.power,
+                       .n_train = r.samples,
+                       .n_test = r.valid_samples};
+}
+
 void RunConfig::check(const ConfigNode& written) const {
   const auto at = [&](const char* key) { return place(written, key); };
   if (run.dir.empty())
     throw Error("{}: is not set; it names the folder of the run, as in run: {{dir: runs/first}}",
                 at("run.dir"));
   check_data(data, written);
+  if (const auto task = recall()) {
+    try {
+      resolve_recall(*task, data.context);
+    } catch (const Error& error) {
+      throw Error("{}: {}", at("data.recall"), error.what());
+    }
+    if (!eval.prompts.empty()) throw Error("{}: a synthetic task has no text", at("eval.prompts"));
+  }
   if (!model.config)
     throw Error("{}: is not set; one of {}", at("model.architecture"),
                 join(architecture_names(), ", "));

@@ -11,6 +11,7 @@
 
 #include "base/config_node.h"
 #include "base/fields.h"
+#include "data/recall.h"
 #include "modules/registry.h"
 
 namespace ceiling {
@@ -29,7 +30,16 @@ struct MixtureItem {
   void fields(Fields& f);
 };
 
+struct RecallSection {
+  std::optional<int64_t> vocab_size, items;
+  int64_t name_tokens = 2, value_tokens = 4, samples = 100000, valid_samples = 3000;
+  double power = 0.01;
+  void fields(Fields& f);
+};
+
 struct DataSection {
+  std::string task = "none";
+  RecallSection recall;
   std::string path;
   std::vector<MixtureItem> mixture;
   std::string source, tokenizer;
@@ -125,6 +135,9 @@ struct RunConfig {
 
   // Rules across keys. `written` is the tree the values came from, for file and line in messages.
   void check(const ConfigNode& written) const;
+
+  // The synthetic task that is trained on, if any.
+  std::optional<RecallOptions> recall() const;
 
   int64_t tokens_per_step() const { return train.global_batch * data.context; }
   // Allowed, but seldom what was meant: one line each, for the log of a start and --dry-run.

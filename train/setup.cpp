@@ -83,6 +83,7 @@ std::string precision_name(at::ScalarType dtype) {
 
 void ensure_data(const RunConfig& config) {
   const DataSection& data = config.data;
+  if (data.task != "none") return;
   if (!data.source.empty())
     ensure_prepared({.source = data.source,
                      .tokenizer = data.tokenizer,
@@ -104,7 +105,8 @@ LoaderOptions loader_options(const RunConfig& config, Split split, at::Device de
   // One rank alone must not turn back in the middle of a step.
   options.interruptible = world_size == 1;
   for (const auto& part : config.data.mixture) options.parts.push_back({part.path, part.weight});
-  if (options.parts.empty()) options.parts.push_back({config.data.path, 1.0});
+  options.recall = config.recall();
+  if (options.parts.empty() && !options.recall) options.parts.push_back({config.data.path, 1.0});
   options.split = split;
   options.seed = static_cast<uint64_t>(config.run.seed);
   options.context = config.data.context;
@@ -116,6 +118,8 @@ LoaderOptions loader_options(const RunConfig& config, Split split, at::Device de
 }
 
 int64_t vocabulary(const RunConfig& config) {
+  if (const auto task = config.recall())
+    return resolve_recall(*task, config.data.context).vocab_size;
   const std::string path =
       config.data.mixture.empty() ? config.data.path : config.data.mixture[0].path;
   if (fs::exists(path + "/manifest.json")) return DatasetReader(path).tokenizer().vocab_size;
@@ -178,8 +182,9 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
       fmt::format("{} total, {} without embedding and head", format_thousands(model.n_parameters()),
                   format_thousands(model.n_non_embedding_parameters())));
   if (!config.train.init_from.empty()) row("begins with", config.train.init_from);
-  row("vocabulary", fmt::format("{} tokens ({})", format_thousands(model.options().vocab_size),
-                                config.data.tokenizer));
+  row("vocabulary",
+      fmt::format("{} tokens ({})", format_thousands(model.options().vocab_size),
+                  config.data.task != "none" ? "task " + config.data.task : config.data.tokenizer));
   for (const auto& [treatment, names] : groups)
     row(treatment.first ? fmt::format("weight decay {}", config.train.weight_decay)
                         : "no weight decay",

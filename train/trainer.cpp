@@ -138,7 +138,8 @@ Trainer::Trainer(RunConfig config, World& world)
   if (!world_.first()) log_to_file(dir_ + "/log.txt");
   LoaderOptions data =
       loader_options(config_, Split::kTrain, device_, world_.rank(), world_.size());
-  tokenizer_ = dataset_tokenizer(DatasetReader(data.parts[0].path));
+  tokenizer_ = data.recall ? ids_only_tokenizer(Loader(data).tokenizer(), config_.data.task)
+                           : dataset_tokenizer(DatasetReader(data.parts[0].path));
   model_ = build_model(config_, tokenizer_->info().vocab_size);
   checkpoints_ = std::make_unique<CheckpointStore>(dir_ + "/checkpoints");
   resume();
@@ -201,7 +202,7 @@ void Trainer::resume() {
       throw Error(
           "{}: the data is not what the run was trained on (checkpoint {}):\n{}Restore the dataset "
           "to continue, or set run.dir to another folder to start anew.",
-          config_.data.path, found->name(), other_data);
+          data.recall ? "data.task" : config_.data.path, found->name(), other_data);
     // A choice made by `auto` stays: another one would change rounding.
     if (config_.train.precision == "auto") compute_ = compute_dtype(state.at("precision"), device_);
     if (!config_.train.micro_batch) micro_batch_ = state.at("micro_batch");
@@ -255,13 +256,19 @@ void Trainer::report_start() {
   if (!world_.first()) return;
   std::vector<DescriptionRow> rows =
       describe_run(config_, *model_, device_, compute_, peak_, world_.size(), micro_batch_);
-  const SplitSummary split =
-      DatasetReader(loader_options(config_, Split::kTrain, device_).parts[0].path)
-          .summary(Split::kTrain);
+  std::string amount;
+  if (config_.recall()) {
+    amount = fmt::format("task {}, {} samples", config_.data.task,
+                         format_thousands(loader_->samples_per_epoch()));
+  } else {
+    const SplitSummary split =
+        DatasetReader(loader_options(config_, Split::kTrain, device_).parts[0].path)
+            .summary(Split::kTrain);
+    amount = fmt::format("{} tokens in {} documents", format_thousands(split.n_tokens),
+                         format_thousands(split.n_documents));
+  }
   rows.push_back(
-      {"data",
-       fmt::format("{} tokens in {} documents, fingerprint {}", format_thousands(split.n_tokens),
-                   format_thousands(split.n_documents), loader_->fingerprint().substr(0, 16))});
+      {"data", fmt::format("{}, fingerprint {}", amount, loader_->fingerprint().substr(0, 16))});
   spdlog::info("{}\n{}", progress_.step > 0 ? "continuing" : "starting", description_text(rows));
   for (const std::string& remark : config_.remarks()) spdlog::warn("{}", remark);
   const double needed = checkpoints_->bytes_needed(store_->n_flat(), config_.checkpoint.keep_last);
@@ -501,8 +508,7 @@ void Trainer::evaluate_and_sample() {
   ranks_->gather_weights();
   LoaderOptions data =
       loader_options(config_, Split::kValid, device_, world_.rank(), world_.size());
-  const bool has_valid = DatasetReader(data.parts[0].path).summary(Split::kValid).n_tokens > 0;
-  if (has_valid) {
+  if (Loader::has_split(data, Split::kValid)) {
     const EvaluationResult result =
         evaluate(*model_, data,
                  {.micro_batch = config_.eval.batch.value_or(micro_batch_),
@@ -516,19 +522,22 @@ void Trainer::evaluate_and_sample() {
     if (progress_.best_nats == 0 || result.nats < progress_.best_nats)
       progress_.best_nats = result.nats;
     if (world_.first())
-      spdlog::info("valid at step {} | loss {:.4f} | ppl {:.2f}{} | {} targets | {}",
-                   progress_.step, result.nats, result.perplexity(),
-                   result.bits_per_byte > 0
-                       ? fmt::format(" | {:.3f} bits per byte", result.bits_per_byte)
-                       : "",
-                   format_thousands(result.n_targets), format_duration(result.seconds));
-    if (metrics_)
-      metrics_->event("valid", progress_.step,
-                      {{"loss_nats", result.nats},
-                       {"perplexity", result.perplexity()},
-                       {"bits_per_byte", result.bits_per_byte},
-                       {"n_targets", result.n_targets},
-                       {"seconds", result.seconds}});
+      spdlog::info(
+          "valid at step {} | loss {:.4f} | ppl {:.2f}{}{} | {} targets | {}", progress_.step,
+          result.nats, result.perplexity(),
+          result.bits_per_byte > 0 ? fmt::format(" | {:.3f} bits per byte", result.bits_per_byte)
+                                   : "",
+          result.accuracy ? fmt::format(" | accuracy {:.2f} %", 100 * *result.accuracy) : "",
+          format_thousands(result.n_targets), format_duration(result.seconds));
+    if (metrics_) {
+      nlohmann::json values = {{"loss_nats", result.nats},
+                               {"perplexity", result.perplexity()},
+                               {"bits_per_byte", result.bits_per_byte},
+                               {"n_targets", result.n_targets},
+                               {"seconds", result.seconds}};
+      if (result.accuracy) values["accuracy"] = *result.accuracy;
+      metrics_->event("valid", progress_.step, values);
+    }
   }
   if (config_.eval.prompts.empty() || !world_.first()) return;
   std::vector<std::vector<uint32_t>> prompts;

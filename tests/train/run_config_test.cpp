@@ -208,7 +208,8 @@ TEST(RunConfigTest, ResolvedYamlOfEveryConfigReadsBackTheSame) {
   for (const std::string& file : files) {
     SCOPED_TRACE(file);
     // Presets leave the dataset to the user.
-    const bool has_data = load_config_file(file).find_path("data.path") != nullptr;
+    const ConfigNode node = load_config_file(file);
+    const bool has_data = node.find_path("data.path") || node.find_path("data.task");
     RunConfig config = load_run_config(
         file, has_data ? std::vector<std::string>{} : std::vector<std::string>{"data.path=d"});
     const std::string text = resolved_yaml(config);

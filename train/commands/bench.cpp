@@ -71,7 +71,7 @@ struct ModelOptions {
 
 // Presets leave the dataset to the user; none is read here.
 RunConfig config_of(const ModelOptions& options) {
-  std::vector<std::string> overrides = {"data.path=unused"};
+  std::vector<std::string> overrides = {"data.task=none", "data.path=unused"};
   overrides.insert(overrides.end(), options.overrides.begin(), options.overrides.end());
   return load_run_config(options.config, overrides);
 }

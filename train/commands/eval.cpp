@@ -1,4 +1,4 @@
-// ceiling eval RUN --data DATASET
+// ceiling eval RUN [--data DATASET]
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
@@ -59,18 +59,38 @@ int write_logits(const Options& options, const LoadedModel& loaded, at::Device d
   return 0;
 }
 
+// What to evaluate on: --data, or the test set of the task that the model was trained on.
+LoaderOptions samples(const Options& options, const LoadedModel& loaded) {
+  LoaderOptions data;
+  data.split = options.split == "train" ? Split::kTrain : Split::kValid;
+  data.context = options.context > 0 ? options.context : loaded.context();
+  const std::string task = loaded.task();
+  if (task.empty()) {
+    if (options.data.empty())
+      throw Error("--data: name a dataset folder made by `ceiling prepare`");
+    data.parts = {{options.data, 1.0}};
+    data.cross_document = options.cross_document == "allow";
+    require_tokenizer(loaded.state, DatasetReader(options.data).tokenizer(), options.data);
+    return data;
+  }
+  if (!options.data.empty())
+    throw Error(
+        "--data: {} was trained on the synthetic task {}, whose tokens stand for no text; leave "
+        "--data out to evaluate on the task's own test set",
+        loaded.path, task);
+  const RunConfig trained = read_run_config(load_config_file(loaded.path + "/config.yaml"));
+  data.recall = trained.recall();
+  data.seed = static_cast<uint64_t>(trained.run.seed);  // decides the training samples alone
+  return data;
+}
+
 int run(const Options& options) {
   const at::Device device = pick_device(options.device);
   const LoadedModel loaded =
       load_model(options.run, device, compute_dtype(options.precision, device));
   if (!options.logits.empty()) return write_logits(options, loaded, device);
-  if (options.data.empty()) throw Error("--data: name a dataset folder made by `ceiling prepare`");
-  LoaderOptions data;
-  data.parts = {{options.data, 1.0}};
-  data.split = options.split == "train" ? Split::kTrain : Split::kValid;
-  data.context = options.context > 0 ? options.context : loaded.context();
-  data.cross_document = options.cross_document == "allow";
-  require_tokenizer(loaded.state, DatasetReader(options.data).tokenizer(), options.data);
+  const LoaderOptions data = samples(options, loaded);
+  const std::string data_name = data.recall ? "task " + data.recall->task : options.data;
   StatusLine status;
   const EvaluationResult result =
       evaluate(*loaded.model, data,
@@ -84,33 +104,36 @@ int run(const Options& options) {
                device);
   status.clear();
   if (options.json) {
-    std::printf("%s\n", nlohmann::json({{"checkpoint", loaded.path},
-                                        {"data", options.data},
-                                        {"split", options.split},
-                                        {"loss_nats", result.nats},
-                                        {"perplexity", result.perplexity()},
-                                        {"bits_per_byte", result.bits_per_byte},
-                                        {"n_targets", result.n_targets},
-                                        {"n_samples", result.n_samples},
-                                        {"seconds", result.seconds}})
-                            .dump()
-                            .c_str());
+    nlohmann::json line = {{"checkpoint", loaded.path},
+                           {"data", data_name},
+                           {"split", options.split},
+                           {"loss_nats", result.nats},
+                           {"perplexity", result.perplexity()},
+                           {"bits_per_byte", result.bits_per_byte},
+                           {"n_targets", result.n_targets},
+                           {"n_samples", result.n_samples},
+                           {"seconds", result.seconds}};
+    if (result.accuracy) line["accuracy"] = *result.accuracy;
+    std::printf("%s\n", line.dump().c_str());
     return 0;
   }
-  std::printf(
-      "%s",
-      description_text(
-          {{"checkpoint", loaded.path},
-           {"data", fmt::format("{} ({}), context {}", options.data, options.split, data.context)},
-           {"loss", fmt::format("{:.6f} nats per token", result.nats)},
-           {"perplexity", fmt::format("{:.4f}", result.perplexity())},
-           {"bits per byte", result.bits_per_byte > 0 ? fmt::format("{:.4f}", result.bits_per_byte)
-                                                      : "unknown (imported tokens)"},
-           {"targets", format_thousands(result.n_targets)},
-           {"time", fmt::format("{}, {} tok/s", format_duration(result.seconds),
-                                format_thousands(std::llround(
-                                    static_cast<double>(result.n_targets) / result.seconds)))}})
-          .c_str());
+  std::vector<DescriptionRow> rows = {
+      {"checkpoint", loaded.path},
+      {"data", fmt::format("{} ({}), context {}", data_name, options.split, data.context)},
+      {"loss", fmt::format("{:.6f} nats per token", result.nats)},
+      {"perplexity", fmt::format("{:.4f}", result.perplexity())}};
+  if (result.accuracy)
+    rows.push_back({"accuracy", fmt::format("{:.3f} %", 100 * *result.accuracy)});
+  else
+    rows.push_back({"bits per byte", result.bits_per_byte > 0
+                                         ? fmt::format("{:.4f}", result.bits_per_byte)
+                                         : "unknown (imported tokens)"});
+  const double per_second = static_cast<double>(result.n_targets) / result.seconds;
+  rows.push_back({"targets", format_thousands(result.n_targets)});
+  rows.push_back({"time", fmt::format("{}, {} {}/s", format_duration(result.seconds),
+                                      format_thousands(std::llround(per_second)),
+                                      result.accuracy ? "targets" : "tok")});
+  std::printf("%s", description_text(rows).c_str());
   return 0;
 }
 
@@ -118,7 +141,8 @@ const RegisterCommand kEval(40, "eval", "loss of a trained model on a dataset", 
   auto options = std::make_shared<Options>();
   app.add_option("run", options->run, "run folder (newest valid checkpoint) or one checkpoint")
       ->required();
-  app.add_option("--data", options->data, "dataset folder");
+  app.add_option("--data", options->data,
+                 "dataset folder; not of a model trained on a task, which has its own test set");
   app.add_option("--split", options->split, "train or valid")
       ->capture_default_str()
       ->check(CLI::IsMember({"train", "valid"}));

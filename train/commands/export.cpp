@@ -45,7 +45,10 @@ int run(const Options& options) {
         "{} padding rows of embedding and head are left out: the tokenizer has {} ids, and "
         "vocab_size says so\n",
         summary.n_padding_rows, tokenizer.vocab_size);
-  if (!loaded.tokenizer)
+  if (!loaded.task().empty())
+    fmt::print("no tokenizer files: the tokens of the synthetic task {} stand for no text\n",
+               loaded.task());
+  else if (!loaded.tokenizer)
     fmt::print("no tokenizer files: the tokenizer '{}' is not stored with the run\n",
                tokenizer.name);
   return 0;

@@ -51,6 +51,11 @@ int run(const Options& options) {
   const at::Device device = pick_device(options.device);
   const LoadedModel loaded =
       load_model(options.run, device, compute_dtype(options.precision, device));
+  if (!loaded.task().empty())
+    throw Error(
+        "{}: was trained on the synthetic task {}, whose tokens stand for no text, so there is "
+        "nothing to continue; `ceiling eval RUN` tells how well it solves the task",
+        loaded.path, loaded.task());
   if (!loaded.tokenizer)
     throw Error(
         "{}: the tokenizer '{}' is not stored with the checkpoint, so text cannot be encoded",
