@@ -55,12 +55,14 @@ int64_t largest_micro_batch(LanguageModel& model, at::Tensor gradients,
   }
   reset_peak_memory(device);
   gradients.zero_();
-  for (const auto& rank : world.gather_numbers({static_cast<double>(fits)}, "the choice of a micro-batch"))
+  for (const auto& rank :
+       world.gather_numbers({static_cast<double>(fits)}, "the choice of a micro-batch"))
     fits = std::min(fits, static_cast<int64_t>(rank[0]));
   if (fits == 0)
-    throw Error("not even one sample of {} tokens fits into the memory of {}; lower data.context, set "
-                "train.recompute: block, or train a smaller model",
-                context, device_name(device));
+    throw Error(
+        "not even one sample of {} tokens fits into the memory of {}; lower data.context, set "
+        "train.recompute: block, or train a smaller model",
+        context, device_name(device));
   const int64_t n_passes = (most + fits - 1) / fits;
   return (most + n_passes - 1) / n_passes;
 }

@@ -24,10 +24,6 @@ int64_t layer_of(const std::string& name, int64_t n_layers) {
   return parse_int(split(name, '.')[1]).value_or(n_layers);
 }
 
-at::Tensor at_range(const at::Tensor& flat, FlatRange range) {
-  return flat.narrow(0, range.begin, range.length());
-}
-
 // Positions where a bucket may end: between layers, once it is large enough.
 std::vector<int64_t> cuts_of(const ParameterStore::Slots& slots, int64_t bucket_elements) {
   std::vector<int64_t> cuts;

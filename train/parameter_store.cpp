@@ -15,11 +15,11 @@ namespace ceiling {
 
 namespace {
 constexpr int64_t kAlign = 128;  // elements: 256 bytes of bf16, 512 of fp32
+}  // namespace
 
 at::Tensor at_range(const at::Tensor& flat, FlatRange range) {
   return flat.narrow(0, range.begin, range.length());
 }
-}  // namespace
 
 // Parameters with keep_fp32 come last: they are computed with as they are in the master, so every
 // rank needs all of them (the tail of ShardLayout). Then by treatment, so that groups are few.

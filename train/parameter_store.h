@@ -18,6 +18,9 @@ namespace ceiling {
 
 struct NamedTensor;
 
+// View of these elements.
+at::Tensor at_range(const at::Tensor& flat, FlatRange range);
+
 class ParameterStore {
  public:
   struct Slot {

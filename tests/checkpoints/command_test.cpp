@@ -3,27 +3,11 @@
 
 #include "base/files.h"
 #include "tests/checkpoints/sample_checkpoint.h"
+#include "tests/support/command.h"
 #include "tests/support/temp_dir.h"
-#include "train/command.h"
 
 namespace ceiling {
 namespace {
-
-struct Outcome {
-  int code;
-  std::string out, err;
-};
-
-Outcome run(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "ceiling");
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const int code = run_command_line(static_cast<int>(argv.size()), argv.data());
-  const std::string out = ::testing::internal::GetCapturedStdout();
-  return {code, out, ::testing::internal::GetCapturedStderr()};
-}
 
 class CheckpointCommandTest : public ::testing::Test {
  protected:
@@ -46,7 +30,7 @@ class CheckpointCommandTest : public ::testing::Test {
 
 TEST_F(CheckpointCommandTest, ListSaysWhatThereIsAndWhy) {
   fs::resize_file(weights("step-00000010"), 17);
-  const Outcome outcome = run({"checkpoint", "list", run_});
+  const Outcome outcome = ceiling_command({"checkpoint", "list", run_});
   EXPECT_EQ(outcome.code, 0);
   std::vector<std::string> lines;
   for (size_t at = 0; at < outcome.out.size();) {
@@ -62,26 +46,28 @@ TEST_F(CheckpointCommandTest, ListSaysWhatThereIsAndWhy) {
 }
 
 TEST_F(CheckpointCommandTest, VerifyReadsEveryByteAndFailsOnDamage) {
-  EXPECT_EQ(run({"checkpoint", "verify", run_}).code, 0);
+  EXPECT_EQ(ceiling_command({"checkpoint", "verify", run_}).code, 0);
   std::string content = read_file(weights("step-00000020"));
   content.back() ^= 1;
   write_file_atomic(weights("step-00000020"), content);
-  const Outcome all = run({"checkpoint", "verify", run_});
+  const Outcome all = ceiling_command({"checkpoint", "verify", run_});
   EXPECT_EQ(all.code, 1);
   EXPECT_NE(all.out.find("step-00000010: intact, 5 files, "), std::string::npos) << all.out;
   EXPECT_NE(all.out.find("step-00000020: DAMAGED: " + weights("step-00000020") + ": SHA-256 is "),
             std::string::npos)
       << all.out;
-  EXPECT_EQ(run({"checkpoint", "verify", run_ + "/checkpoints/step-00000030/"}).code, 0);
-  EXPECT_EQ(run({"checkpoint", "verify", run_ + "/checkpoints/step-00000020/"}).code, 1);
+  EXPECT_EQ(ceiling_command({"checkpoint", "verify", run_ + "/checkpoints/step-00000030/"}).code,
+            0);
+  EXPECT_EQ(ceiling_command({"checkpoint", "verify", run_ + "/checkpoints/step-00000020/"}).code,
+            1);
 }
 
 TEST_F(CheckpointCommandTest, AFolderThatIsNoRunIsNamed) {
-  const Outcome outcome = run({"checkpoint", "list", dir_ / "nothing"});
+  const Outcome outcome = ceiling_command({"checkpoint", "list", dir_ / "nothing"});
   EXPECT_EQ(outcome.code, 1);
   EXPECT_EQ(outcome.err,
             "ceiling: error: " + (dir_ / "nothing") + ": no such folder; give a run folder\n");
-  EXPECT_EQ(run({"checkpoint", "verify", dir_.path()}).err,
+  EXPECT_EQ(ceiling_command({"checkpoint", "verify", dir_.path()}).err,
             "ceiling: error: " + dir_.path() + ": no checkpoints\n");
 }
 

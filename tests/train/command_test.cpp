@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
+#include "tests/support/command.h"
 #include "tests/support/dataset.h"
 #include "tests/support/temp_dir.h"
 #include "train/trainer.h"
@@ -20,22 +21,6 @@ namespace ceiling {
 namespace {
 
 const char* kLlama = "llama {d_model: 32, n_layers: 2, n_heads: 2, d_ff: 48}";
-
-struct Outcome {
-  int code;
-  std::string out, err;
-};
-
-Outcome ceiling_command(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "ceiling");
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const int code = run_command_line(static_cast<int>(argv.size()), argv.data());
-  const std::string out = ::testing::internal::GetCapturedStdout();
-  return {code, out, ::testing::internal::GetCapturedStderr()};
-}
 
 TEST(CommandLineTest, HelpListsTheCommandsInTheOrderOfUse) {
   const std::string help = ceiling_command({"--help"}).out;

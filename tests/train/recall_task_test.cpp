@@ -9,11 +9,11 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "checkpoints/store.h"
+#include "tests/support/command.h"
 #include "tests/support/dataset.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 #include "train/audit.h"
-#include "train/command.h"
 #include "train/trainer.h"
 
 namespace ceiling {
@@ -44,22 +44,6 @@ nlohmann::json last_line(const std::string& run_dir, const std::string& event) {
     if (json.at("event") == event) last = std::move(json);
   }
   return last;
-}
-
-struct Outcome {
-  int code;
-  std::string out, err;
-};
-
-Outcome ceiling_command(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "ceiling");
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const int code = run_command_line(static_cast<int>(argv.size()), argv.data());
-  const std::string out = ::testing::internal::GetCapturedStdout();
-  return {code, out, ::testing::internal::GetCapturedStderr()};
 }
 
 class RecallTaskTest : public ::testing::Test {
