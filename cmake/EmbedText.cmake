@@ -1,14 +1,14 @@
 # Text files as string literals of a generated header, so that the program needs no file beside it.
-#   ceiling_embed(TARGET report_page.h kReportPage train/compare/page.html ...)
-# gives generated/report_page.h with kReportPage_html and so on, rebuilt when a file changes.
+#   ceiling_embed(TARGET report_page.h kReport train/compare/page.html ...)
+# gives generated/report_page.h with kReport_page_html and so on, rebuilt when a file changes.
 if(CMAKE_SCRIPT_MODE_FILE)  # the build's own call: OUTPUT, PREFIX, FILES separated by '|'
   string(REPLACE "|" ";" files "${FILES}")
   set(header "// Written by cmake/EmbedText.cmake.\n#pragma once\n#include <string_view>\n\nnamespace ceiling {\n")
   foreach(file IN LISTS files)
     file(READ ${file} text)
-    cmake_path(GET file EXTENSION LAST_ONLY extension)
-    string(SUBSTRING ${extension} 1 -1 extension)
-    string(APPEND header "inline constexpr char ${PREFIX}_${extension}[] = R\"embedded(${text})embedded\";\n")
+    cmake_path(GET file FILENAME name)
+    string(REPLACE "." "_" name ${name})
+    string(APPEND header "inline constexpr char ${PREFIX}_${name}[] = R\"embedded(${text})embedded\";\n")
   endforeach()
   file(WRITE ${OUTPUT} "${header}}  // namespace ceiling\n")
   return()

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
-#include "report_page.h"  // written by CMake from page.html, page.css and page.js
+#include "report_page.h"  // written by CMake from page.html, page.css, chart.js and page.js
 #include "train/compare/report.h"
 
 namespace ceiling {
@@ -149,21 +149,22 @@ std::string report_html(const ReportContent& content, const ordered_json& page) 
       content.contract.rows.empty()
           ? ""
           : "<h2>" + escaped(content.contract.title) + "</h2>\n" + table_html(content.contract);
-  return filled(kReportPage_html, {{"title", escaped(content.title)},
-                                   {"subtitle", escaped(content.subtitle)},
-                                   {"css", kReportPage_css},
-                                   {"verdict", escaped(content.verdict)},
-                                   {"marks", marks},
-                                   {"answer", table_html(content.answer)},
-                                   {"answers", paragraphs(content.answers, "li")},
-                                   {"budgets", budgets},
-                                   {"details", details},
-                                   {"contract", contract},
-                                   {"method", escaped(content.method)},
-                                   {"limits", paragraphs(content.limits, "li")},
-                                   {"command", escaped(content.command)},
-                                   {"json", script_json(page)},
-                                   {"js", kReportPage_js}});
+  return filled(kReport_page_html, {{"title", escaped(content.title)},
+                                    {"subtitle", escaped(content.subtitle)},
+                                    {"css", kReport_page_css},
+                                    {"verdict", escaped(content.verdict)},
+                                    {"marks", marks},
+                                    {"answer", table_html(content.answer)},
+                                    {"answers", paragraphs(content.answers, "li")},
+                                    {"budgets", budgets},
+                                    {"details", details},
+                                    {"contract", contract},
+                                    {"method", escaped(content.method)},
+                                    {"limits", paragraphs(content.limits, "li")},
+                                    {"command", escaped(content.command)},
+                                    {"json", script_json(page)},
+                                    {"chart_js", kReport_chart_js},
+                                    {"page_js", kReport_page_js}});
 }
 
 void write_report(const ComparisonResults& results, const std::string& dir) {

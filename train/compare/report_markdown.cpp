@@ -1,3 +1,5 @@
+#include <cctype>
+
 #include "base/error.h"
 #include "base/text.h"
 #include "train/compare/report.h"

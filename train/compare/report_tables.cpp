@@ -42,6 +42,13 @@ std::string difference_text(const ComparisonResults& results, const BudgetSummar
   return kNotMeasured;
 }
 
+// An accuracy ends at 0 and 100 %.
+std::string interval_text(const ComparisonResults& results, double mean, double half_width) {
+  double low = mean - half_width, high = mean + half_width;
+  if (!results.task.empty()) low = std::max(low, 0.0), high = std::min(high, 1.0);
+  return metric_text(results, low) + " to " + metric_text(results, high);
+}
+
 double mean_over(const std::vector<const RunResult*>& runs,
                  const std::function<double(const RunResult&)>& value) {
   double sum = 0;
@@ -51,6 +58,20 @@ double mean_over(const std::vector<const RunResult*>& runs,
 
 std::string optional_text(const std::optional<double>& value, const char* format) {
   return value ? fmt::format(fmt::runtime(format), *value) : kNotMeasured;
+}
+
+// What no contender has a value of is not a column.
+Table without_empty_columns(Table table) {
+  for (size_t column = table.columns.size(); column-- > 1;) {
+    const bool is_empty =
+        std::all_of(table.rows.begin(), table.rows.end(),
+                    [&](const std::vector<Cell>& row) { return row[column].text == kNotMeasured; });
+    if (!is_empty) continue;
+    const auto at = static_cast<std::ptrdiff_t>(column);
+    table.columns.erase(table.columns.begin() + at);
+    for (auto& row : table.rows) row.erase(row.begin() + at);
+  }
+  return table;
 }
 
 // A row per contender and a column per key that any contender has a value of.
@@ -109,7 +130,7 @@ Table contenders_table(const ComparisonResults& results, const BudgetSummary& to
                   context ? fmt::format("; tok/s and memory are of training at context {}",
                                         format_thousands(context))
                           : ""));
-  return table;
+  return without_empty_columns(std::move(table));
 }
 
 Table models_table(const ComparisonResults& results) {
@@ -237,10 +258,8 @@ Table answer_table(const ComparisonResults& results, const std::vector<BudgetSum
     row.push_back(
         cell(listed(budget.leaders) + (budget.leaders.size() > 1 ? " (equal)" : ""), true));
     row.push_back(cell(metric_text(results, *best.mean)));
-    row.push_back(cell(best.half_width
-                           ? metric_text(results, *best.mean - *best.half_width) + " to " +
-                                 metric_text(results, *best.mean + *best.half_width)
-                           : "one seed: no interval"));
+    row.push_back(cell(best.half_width ? interval_text(results, *best.mean, *best.half_width)
+                                       : "one seed: no interval"));
     row.push_back(cell(budget.dof == 0                    ? "one seed: cannot be told"
                        : budget.indistinguishable.empty() ? "none"
                                                           : listed(budget.indistinguishable)));
@@ -290,7 +309,7 @@ Table budget_table(const ComparisonResults& results, const BudgetSummary& budget
     table.notes.push_back(
         "± is half of the 95 % interval. A difference that is smaller than its "
         "own ± is not distinguishable from none.");
-  return table;
+  return without_empty_columns(std::move(table));
 }
 
 std::vector<Table> detail_tables(const ComparisonResults& results,

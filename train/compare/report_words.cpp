@@ -21,6 +21,8 @@ const char* plural(size_t n) { return n == 1 ? "" : "s"; }
 
 const char* is_or_are(size_t n) { return n == 1 ? "is" : "are"; }
 
+std::string budget_word(const std::string& budget) { return budget == "flops" ? "FLOPs" : budget; }
+
 // The longest position that was evaluated, plus one; 0 if unknown.
 int64_t evaluated_context(const ComparisonResults& results) {
   int64_t context = 0;
@@ -82,9 +84,7 @@ std::string metric_with_error(const ComparisonResults& results, double value,
 }
 
 std::string budget_text(const ComparisonResults& results, const std::string& budget) {
-  const std::string words = budget == "flops"  ? "same FLOPs"
-                            : budget == "time" ? "same time"
-                                               : "same tokens";
+  const std::string words = "same " + budget_word(budget);
   const auto runs = judged_runs(results, budget, results.baseline);
   if (runs.empty()) return words;
   const RunResult& run = *runs.front();
@@ -140,12 +140,21 @@ std::string verdict_of(const std::vector<BudgetSummary>& budgets) {
     if (!any_interval) return ahead + ". One seed: no interval, so this may be chance.";
     return ahead + (names.size() == 1 ? ", but not beyond doubt." : ".");
   }
+  // Budgets that have the same leaders are named together.
   std::vector<std::string> parts;
-  for (const BudgetSummary& budget : budgets)
-    if (!budget.leaders.empty())
-      parts.push_back(fmt::format("{} with the same {}", listed(budget.leaders),
-                                  budget.budget == "flops" ? "FLOPs" : budget.budget));
-  return fmt::format("No single winner: {} {} ahead.", listed(parts), is_or_are(parts.size()));
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    std::vector<std::string> won;
+    bool is_first = true;
+    for (size_t k = 0; k < budgets.size(); ++k) {
+      if (budgets[k].leaders != budgets[i].leaders) continue;
+      is_first &= k >= i;
+      won.push_back(budget_word(budgets[k].budget));
+    }
+    if (is_first && !budgets[i].leaders.empty())
+      parts.push_back(listed(budgets[i].leaders) + " with the same " + listed(won));
+  }
+  return "No single winner. Ahead: " + join(parts, "; ") +
+         (any_interval ? "." : ". One seed: no interval, so this may be chance.");
 }
 
 std::string method_text(const ComparisonResults& results,
@@ -156,11 +165,11 @@ std::string method_text(const ComparisonResults& results,
   std::vector<std::string> spreads;
   for (const BudgetSummary& budget : budgets)
     if (budget.seed_deviation)
-      spreads.push_back(fmt::format("{} at the {} ({:.0f} degrees of freedom)",
-                                    is_task(results)
-                                        ? fmt::format("{:.2f} points", 100 * *budget.seed_deviation)
-                                        : fmt::format("{:.4f}", *budget.seed_deviation),
-                                    budget_text(results, budget.budget), budget.dof));
+      spreads.push_back(fmt::format(
+          "{} with the same {} ({:.0f}{})",
+          is_task(results) ? fmt::format("{:.2f} points", 100 * *budget.seed_deviation)
+                           : fmt::format("{:.4f}", *budget.seed_deviation),
+          budget_word(budget.budget), budget.dof, spreads.empty() ? " degrees of freedom" : ""));
   if (spreads.empty())
     return text +
            "There is one seed per contender. How far another seed would move a result is not "
@@ -173,7 +182,8 @@ std::string method_text(const ComparisonResults& results,
       ". Intervals are 95 % intervals of Student's t with these degrees of freedom. ";
   text += is_task(results)
               ? "A difference of two contenders also has the noise of the test samples, bounded by "
-                "that of independent samples. "
+                "that of independent samples. Runs of such a task often solve it wholly or not at "
+                "all, which no interval describes well: look at the single seeds too. "
               : "A difference of two contenders is also taken sample by sample over the evaluation "
                 "set, which both saw, and its interval has the noise of these samples too. ";
   return text +
@@ -228,6 +238,9 @@ void add_limits_of_rates(const ComparisonResults& results, std::vector<std::stri
   if (results.budgets.size() > 1)
     limits.push_back(
         "Learning rates were chosen with the same tokens; the other budgets use the same rates.");
+  limits.push_back(
+      "The seed that chose a contender's rate is one of those that it is judged by, so results are "
+      "a little too good, for all alike.");
 }
 
 }  // namespace
