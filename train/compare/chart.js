@@ -32,7 +32,7 @@ const SHAPES = [
   r => "M" + [...Array(6).keys()].map(k => `${r * 1.15 * Math.sin(k * Math.PI / 3)} ${-r * 1.15 * Math.cos(k * Math.PI / 3)}`).join("L") + "Z",
 ];
 function shape(i, r, x = 0, y = 0, hollow = false) {
-  return el("path", {d: SHAPES[i % 8](r), transform: `translate(${x} ${y})`, fill: hollow ? "var(--card)" : color(i),
+  return el("path", {d: SHAPES[(i + (i >> 3)) % 8](r), transform: `translate(${x} ${y})`, fill: hollow ? "var(--card)" : color(i),
     stroke: hollow ? color(i) : "var(--card)", "stroke-width": hollow ? 2 : 1});
 }
 const swatch = i => el("svg", {class: "swatch", viewBox: "-6 -6 12 12", "aria-hidden": "true"}, shape(i, 5));

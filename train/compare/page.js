@@ -158,7 +158,7 @@ function forest() {
     (isTask ? "Right is better. " : "Nats per token; left is better. ") + (has ? "Bars: 95 % intervals. Filled: the best, and what is not distinguishable from it." : "One seed: no interval.")), chart));
   const panel = (svg, s, top, left, right) => {
     const bottom = top + order.length * step, edge = right - (isTask ? 70 : 62), x = scale({}, low, high, left, edge);
-    const {ticks, step: tick} = linearTicks(low, high, Math.max(2, Math.floor((edge - left) / 56)));
+    const {ticks, step: tick} = linearTicks(low, high, Math.min(8, Math.max(2, Math.floor((edge - left) / 56))));
     svg.append(el("text", {class: "panel-title", x: left, y: top - 12}, s.title[0].toUpperCase() + s.title.slice(1)));
     for (const v of ticks) svg.append(el("line", {class: "grid", x1: x(v), x2: x(v), y1: top, y2: bottom}), el("text", {x: x(v), y: bottom + 17, "text-anchor": "middle"}, axisMetric(v, tick)));
     for (const c of s.contenders) {
@@ -168,7 +168,7 @@ function forest() {
         continue;
       }
       const [a, b] = reach(c).map(x);
-      if (c.half_width != null) svg.append(el("path", {d: `M${a} ${y}H${b}M${a} ${y - 6}V${y + 6}M${b} ${y - 6}V${y + 6}`, stroke: color(i), "stroke-width": 2, fill: "none"}));
+      if (c.half_width != null) svg.append(el("path", {d: `M${a} ${y}H${b}` + (b - a > 14 ? `M${a} ${y - 6}V${y + 6}M${b} ${y - 6}V${y + 6}` : ""), stroke: color(i), "stroke-width": 2, fill: "none"}));
       svg.append(shape(i, 5, x(c.mean), y, s.has_intervals && !leads && !s.indistinguishable.includes(c.name)),
         el("text", {class: leads ? "value best" : "value", x: right, y: y + 4, "text-anchor": "end"}, metricText(c.mean)));
     }

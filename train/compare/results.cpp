@@ -202,7 +202,7 @@ void check_results(const ComparisonResults& results, const std::string& where) {
       throw Error("{}: two contenders are called '{}'", where, contender.name);
   if (!names.contains(results.baseline))
     throw Error("{}: baseline is '{}', must be the name of a contender", where, results.baseline);
-  std::set<std::string> runs;
+  std::set<std::string> runs, judged;
   for (const RunResult& run : results.runs) {
     if (!runs.insert(run.name).second) throw Error("{}: two runs are called '{}'", where, run.name);
     if (!names.contains(run.contender))
@@ -213,6 +213,17 @@ void check_results(const ComparisonResults& results, const std::string& where) {
                   run.budget);
     if (!run.evaluation == !run.failed)
       throw Error("{}: run {}: must have either 'evaluation' or 'failed'", where, run.name);
+    if (!run.grid_only) {
+      const std::optional<double>& best = results.contender(run.contender).best_lr;
+      if (best != run.lr)
+        throw Error(
+            "{}: run {}: lr is {}, the best of its contender is {}; a run at another rate must be "
+            "grid_only",
+            where, run.name, run.lr, best ? format_double(*best) : "none");
+      if (!judged.insert(fmt::format("{}\n{}\n{}", run.contender, run.budget, run.seed)).second)
+        throw Error("{}: run {}: a second run of {} with budget {} and seed {}", where, run.name,
+                    run.contender, run.budget, run.seed);
+    }
     if (!run.evaluation) continue;
     const Evaluation& evaluation = *run.evaluation;
     if (evaluation.sample_nats.size() != evaluation.sample_targets.size())

@@ -54,11 +54,11 @@ TEST_F(ResultsTest, ALossThatIsNotFiniteIsNullInTheFile) {
 
 TEST_F(ResultsTest, WhatMayBeAbsentMayBeNull) {
   json content = results_json(synthetic_results());
-  content["contenders"][0]["best_lr"] = nullptr;
+  content["contenders"][5]["best_lr"] = nullptr;
   content["contenders"][0]["decoding"] = nullptr;
   content["runs"][0]["evaluation"]["bits_per_byte"] = nullptr;
   const ComparisonResults results = read(content);
-  EXPECT_FALSE(results.contenders[0].best_lr);
+  EXPECT_FALSE(results.contenders[5].best_lr);
   EXPECT_TRUE(results.contenders[0].decoding.empty());
   EXPECT_FALSE(results.runs[0].evaluation->bits_per_byte);
 }
@@ -100,6 +100,12 @@ TEST_F(ResultsTest, NamesMustFitTogether) {
   expect_refused([](json& c) { c["runs"][0]["evaluation"]["sample_nats"] = {1}; },
                  "results.json: run llama/tokens-lr-0.001-seed-1: evaluation has 1 sample_nats and "
                  "220 sample_targets");
+  expect_refused([](json& c) { c["runs"][0]["grid_only"] = false; },
+                 "results.json: run llama/tokens-lr-0.001-seed-1: lr is 0.001, the best of its "
+                 "contender is 0.004; a run at another rate must be grid_only");
+  expect_refused(
+      [](json& c) { c["runs"].push_back(c["runs"][2]), c["runs"].back()["name"] = "again"; },
+      "results.json: run again: a second run of llama with budget tokens and seed 1");
   expect_refused(
       [](json& c) { c["task"] = "mqar"; },
       "results.json: run llama/tokens-lr-0.001-seed-1: evaluation has no accuracy, which "

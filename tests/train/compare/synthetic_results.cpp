@@ -56,7 +56,7 @@ class Maker {
         {"budgets", "400 steps; llama's FLOPs; llama's seconds"}};
     all.marks = {"hawk: the best rate is at the edge of the grid",
                  "tern: every learning rate failed, it is not ranked"};
-    if (options_.seeds == 1) all.marks.push_back("one seed: no interval can be given");
+    if (options_.seeds == 1) all.marks.emplace_back("one seed: no interval can be given");
     all.task = options_.task, all.baseline = "llama", all.budgets = {"tokens", "flops", "time"};
     for (const Plan& plan : kPlans) add(all, plan);
     return all;
