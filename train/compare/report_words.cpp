@@ -1,7 +1,7 @@
 // The sentences of the report.
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <functional>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -121,40 +121,51 @@ std::string answer_sentence(const ComparisonResults& results, const BudgetSummar
   return text + ".";
 }
 
+namespace {
+
+// Budgets that `belongs` picks, as "the same tokens and FLOPs".
+std::string same_budgets(const std::vector<BudgetSummary>& budgets,
+                         const std::function<bool(const BudgetSummary&)>& belongs) {
+  std::vector<std::string> words;
+  for (const BudgetSummary& budget : budgets)
+    if (belongs(budget)) words.push_back(budget_word(budget.budget));
+  return "the same " + listed(words);
+}
+
+// How sure the leads are, as a sentence of its own; nothing if all are.
+std::string certainty(const std::vector<BudgetSummary>& budgets) {
+  const auto is_decided = [](const BudgetSummary& budget) { return budget.is_decided(); };
+  const auto has_interval = [](const BudgetSummary& budget) { return budget.dof > 0; };
+  if (std::none_of(budgets.begin(), budgets.end(), has_interval))
+    return " One seed: no interval, so this may be chance.";
+  if (std::all_of(budgets.begin(), budgets.end(), is_decided)) return "";
+  if (std::none_of(budgets.begin(), budgets.end(), is_decided)) return " No lead is clear at 95 %.";
+  return " The lead is clear at 95 % only with " + same_budgets(budgets, is_decided) + ".";
+}
+
+}  // namespace
+
 std::string verdict_of(const std::vector<BudgetSummary>& budgets) {
-  std::set<std::vector<std::string>> leaders;
-  bool all_decided = true, any_interval = false;
-  for (const BudgetSummary& budget : budgets) {
-    leaders.insert(budget.leaders);
-    all_decided &= budget.is_decided();
-    any_interval |= budget.dof > 0;
-  }
-  const std::string everywhere = budgets.size() == 1 ? "" : " at every budget";
+  std::vector<std::vector<std::string>> leaders;  // that differ, in order
+  for (const BudgetSummary& budget : budgets)
+    if (std::find(leaders.begin(), leaders.end(), budget.leaders) == leaders.end())
+      leaders.push_back(budget.leaders);
   if (leaders.size() == 1) {
-    const std::vector<std::string>& names = *leaders.begin();
+    const std::vector<std::string>& names = leaders.front();
     if (names.empty()) return "No contender finished its runs.";
-    if (all_decided) return fmt::format("{} is best{}.", names[0], everywhere);
-    const std::string ahead =
-        fmt::format("{} {}{}", listed(names),
-                    names.size() == 1 ? "is ahead" : "are equal and ahead", everywhere);
-    if (!any_interval) return ahead + ". One seed: no interval, so this may be chance.";
-    return ahead + (names.size() == 1 ? ", but not beyond doubt." : ".");
+    const std::string everywhere = budgets.size() == 1 ? "." : " at every budget.";
+    if (names.size() > 1) return listed(names) + " are equal and ahead" + everywhere;
+    const std::string doubt = certainty(budgets);
+    return names[0] + (doubt.empty() ? " is best" : " is ahead") + everywhere + doubt;
   }
-  // Budgets that have the same leaders are named together.
   std::vector<std::string> parts;
-  for (size_t i = 0; i < budgets.size(); ++i) {
-    std::vector<std::string> won;
-    bool is_first = true;
-    for (size_t k = 0; k < budgets.size(); ++k) {
-      if (budgets[k].leaders != budgets[i].leaders) continue;
-      is_first &= k >= i;
-      won.push_back(budget_word(budgets[k].budget));
-    }
-    if (is_first && !budgets[i].leaders.empty())
-      parts.push_back(listed(budgets[i].leaders) + " with the same " + listed(won));
-  }
-  return "No single winner. Ahead: " + join(parts, "; ") +
-         (any_interval ? "." : ". One seed: no interval, so this may be chance.");
+  for (const std::vector<std::string>& names : leaders)
+    if (!names.empty())
+      parts.push_back(listed(names) + " with " +
+                      same_budgets(budgets, [&](const BudgetSummary& budget) {
+                        return budget.leaders == names;
+                      }));
+  return "No single winner. Ahead: " + join(parts, "; ") + "." + certainty(budgets);
 }
 
 std::string method_text(const ComparisonResults& results,

@@ -125,6 +125,36 @@ TEST(ReportTest, MarksFailuresContractAndCommandAreShown) {
   EXPECT_LT(markdown_of(results).find(results.marks[0]), markdown_of(results).find("| budget |"));
 }
 
+BudgetSummary led_by(const std::string& budget, std::vector<std::string> leaders,
+                     std::vector<std::string> indistinguishable, double dof) {
+  BudgetSummary summary;
+  summary.budget = budget, summary.dof = dof;
+  summary.leaders = std::move(leaders), summary.indistinguishable = std::move(indistinguishable);
+  summary.differences.resize(1);
+  return summary;
+}
+
+TEST(ReportTest, TheVerdictClaimsNoMoreThanTheIntervals) {
+  const auto clear = [](const char* budget, const char* leader) {
+    return led_by(budget, {leader}, {}, 4);
+  };
+  const auto unclear = [](const char* budget, const char* leader) {
+    return led_by(budget, {leader}, {"c"}, 4);
+  };
+  EXPECT_EQ(verdict_of({clear("tokens", "a")}), "a is best.");
+  EXPECT_EQ(verdict_of({clear("tokens", "a"), clear("time", "a")}), "a is best at every budget.");
+  EXPECT_EQ(verdict_of({unclear("tokens", "a")}), "a is ahead. No lead is clear at 95 %.");
+  EXPECT_EQ(verdict_of({clear("tokens", "a"), clear("flops", "a"), unclear("time", "a")}),
+            "a is ahead at every budget. The lead is clear at 95 % only with the same tokens and "
+            "FLOPs.");
+  EXPECT_EQ(verdict_of({clear("tokens", "a"), clear("flops", "b"), clear("time", "a")}),
+            "No single winner. Ahead: a with the same tokens and time; b with the same FLOPs.");
+  EXPECT_EQ(verdict_of({led_by("tokens", {"a"}, {"b"}, 0)}),
+            "a is ahead. One seed: no interval, so this may be chance.");
+  EXPECT_EQ(verdict_of({led_by("tokens", {"a", "b"}, {}, 4)}), "a and b are equal and ahead.");
+  EXPECT_EQ(verdict_of({led_by("tokens", {}, {}, 0)}), "No contender finished its runs.");
+}
+
 TEST(ReportTest, OneSeedNamesNoWinnerWithConfidence) {
   const std::string markdown = markdown_of(synthetic_results({.seeds = 1, .task = ""}));
   expect_has(markdown, "one seed: no interval");
