@@ -191,6 +191,23 @@ std::string normal_path(const ConfigNode& node, const std::string& key) {
   return path;
 }
 
+template <class Number, class Range>
+Field number_list_field(const char* type, const char* name, std::vector<Number>& member,
+                        Range range, const char* doc) {
+  Field field = make_field(name, type, "each " + words(range), doc);
+  field.set = [&member, range](const ConfigNode& node, const std::string& key) {
+    member = read_list<Number>(node, key, [range](const ConfigNode& item, const std::string& at) {
+      return read_in_range<Number>(item, at, range);
+    });
+  };
+  field.get = [&member] {
+    std::vector<ConfigNode> items;
+    for (const Number value : member) items.push_back(ConfigNode::scalar(number_text(value)));
+    return ConfigNode::list(std::move(items));
+  };
+  return field;
+}
+
 }  // namespace
 
 std::optional<Duration> parse_duration(const std::string& text) {
@@ -308,18 +325,11 @@ Field& Fields::operator()(const char* name, std::vector<std::string>& member, co
 
 Field& Fields::operator()(const char* name, std::vector<int64_t>& member, AtLeast range,
                           const char* doc) {
-  Field field = make_field(name, "list of integers", "each " + words(range), doc);
-  field.set = [&member, range](const ConfigNode& node, const std::string& key) {
-    member = read_list<int64_t>(node, key, [range](const ConfigNode& item, const std::string& at) {
-      return read_in_range<int64_t>(item, at, range);
-    });
-  };
-  field.get = [&member] {
-    std::vector<ConfigNode> items;
-    for (const int64_t value : member) items.push_back(ConfigNode::scalar(number_text(value)));
-    return ConfigNode::list(std::move(items));
-  };
-  return add(std::move(field));
+  return add(number_list_field("list of integers", name, member, range, doc));
+}
+Field& Fields::operator()(const char* name, std::vector<double>& member, MoreThan range,
+                          const char* doc) {
+  return add(number_list_field("list of numbers", name, member, range, doc));
 }
 
 Field& Fields::operator()(const char* name, std::optional<int64_t>& member, const char* unset_word,

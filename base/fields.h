@@ -82,6 +82,7 @@ class Fields {
   Field& operator()(const char* name, std::string& member, IsPath kind, const char* doc);
   Field& operator()(const char* name, std::vector<std::string>& member, const char* doc);
   Field& operator()(const char* name, std::vector<int64_t>& member, AtLeast range, const char* doc);
+  Field& operator()(const char* name, std::vector<double>& member, MoreThan range, const char* doc);
   // Unset is written as the word: f("micro_batch", micro_batch, "auto", AtLeast{1}, "...").
   Field& operator()(const char* name, std::optional<int64_t>& member, const char* unset_word,
                     AtLeast range, const char* doc);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/stop.h"
+#include "train/trainer.h"
 
 namespace ceiling {
 
@@ -56,7 +57,7 @@ int run_command_line(int argc, char** argv) {
   } catch (const Error& error) {
     std::fflush(stdout);
     std::fprintf(stderr, "ceiling: error: %s\n", error.what());
-    return 1;
+    return dynamic_cast<const Diverged*>(&error) ? kDiverged : 1;
   }
 }
 

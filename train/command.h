@@ -18,7 +18,7 @@ struct RegisterCommand {
 };
 
 // Parses the command line and runs the command. Exit codes: 0 done, 1 an Error (one message on
-// stderr), 2 bad usage, 128 + signal when stopped by a signal.
+// stderr), 2 bad usage, 4 training diverged, 128 + signal when stopped by a signal.
 int run_command_line(int argc, char** argv);
 
 }  // namespace ceiling

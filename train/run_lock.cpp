@@ -6,11 +6,10 @@
 
 namespace ceiling {
 
-RunLock::RunLock(const std::string& run_dir) : file_(run_dir + "/.lock", "ab") {
+RunLock::RunLock(const std::string& dir, const std::string& key) : file_(dir + "/.lock", "ab") {
   if (::flock(file_.descriptor(), LOCK_EX | LOCK_NB) != 0)
     throw Error(
-        "{}: another ceiling is training in this folder; wait for it, or set another run.dir",
-        run_dir);
+        "{}: another ceiling is at work in this folder; wait for it, or set another {}", dir, key);
 }
 
 }  // namespace ceiling

@@ -8,7 +8,8 @@ namespace ceiling {
 
 class RunLock {
  public:
-  explicit RunLock(const std::string& run_dir);  // Error if another process holds it
+  // Error if another process holds it. `key` is the setting that names the folder.
+  explicit RunLock(const std::string& dir, const std::string& key = "run.dir");
 
  private:
   File file_;

@@ -472,7 +472,7 @@ void Trainer::stop_at_nonfinite(double loss, double norm, const StepReports& rep
   for (auto text = all.rbegin(); text != all.rend(); ++text)
     if (!text->empty()) culprit = *text;
   saver_->wait();
-  throw Error(
+  throw Diverged(
       "step {}: loss {}, gradient norm {}: not finite. First bad tensor: {}. Look at {}. Nothing "
       "was "
       "updated; the last checkpoint is at step {}. Lower train.lr, or set train.spike.policy: skip",
@@ -614,7 +614,9 @@ int train(RunConfig config) {
     if (dynamic_cast<const PeerLost*>(&error) && stop::requested())
       throw Interrupted(stop::requested());  // as the other rank was
     if (world->report_failure(error)) return kStoppedByAnotherRank;
-    throw Error("rank {}: {}", world->rank(), error.what());
+    const std::string message = fmt::format("rank {}: {}", world->rank(), error.what());
+    if (dynamic_cast<const Diverged*>(&error)) throw Diverged(message);
+    throw Error(message);
   }
 }
 

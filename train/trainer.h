@@ -1,8 +1,16 @@
 // The training loop: step, evaluate, save, stop, resume.
 #pragma once
+#include "base/error.h"
 #include "train/run_config.h"
 
 namespace ceiling {
+
+// Loss or gradients are not finite: training again would end in the same way.
+class Diverged : public Error {
+ public:
+  using Error::Error;
+};
+inline constexpr int kDiverged = 4;  // exit code
 
 // Exit codes of a training run. A signal gives 128 + its number after a final save.
 inline constexpr int kFinished = 0, kTimeLimitReached = 3;

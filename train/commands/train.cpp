@@ -57,8 +57,9 @@ const RegisterCommand kTrain(
           "--ranks is needed; docs/scale.md has recipes.\n"
           "Ctrl-C (SIGINT), SIGTERM, SIGUSR1 and train.time_limit save and exit; a second signal "
           "exits at once.\n"
-          "Exit codes: 0 finished, 1 error, 2 bad usage, 3 time limit reached, 128 + signal when "
-          "stopped.");
+          "Exit codes: 0 finished, 1 error, 2 bad usage, 3 time limit reached, 4 loss or gradients "
+          "not finite,\n"
+          "128 + signal when stopped.");
       return [options] {
         start_logging();
         std::vector<std::string> overrides = options->overrides;

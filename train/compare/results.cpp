@@ -211,7 +211,7 @@ void check_results(const ComparisonResults& results, const std::string& where) {
     if (!known.contains(run.budget))
       throw Error("{}: run {}: budget is '{}', must be of tokens, flops, time", where, run.name,
                   run.budget);
-    if (!run.evaluation == !run.failed)
+    if (!run.grid_only && !run.evaluation == !run.failed)
       throw Error("{}: run {}: must have either 'evaluation' or 'failed'", where, run.name);
     if (!run.grid_only) {
       const std::optional<double>& best = results.contender(run.contender).best_lr;

@@ -1,0 +1,38 @@
+// Commands of `ceiling` run one after another, or several at a time, each in a process of its own.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace ceiling {
+
+struct Job {
+  std::string name;                    // in progress lines
+  std::vector<std::string> arguments;  // of `ceiling`
+  std::string log;                     // file for what it says (stderr)
+  std::string out;                     // file for what it prints, complete or absent; may be empty
+  // How far it is, for the progress line; may be empty.
+  std::function<std::string()> progress;
+  // What else must be noted when it ended well.
+  std::function<void()> on_success;
+  // Exit codes other than 0 that are a result too: true if taken as one.
+  std::function<bool(int code)> accept;
+};
+
+struct JobOptions {
+  int64_t at_once = 1;
+  int64_t n_gpus = 0;  // several: the jobs are spread over them
+};
+
+// Runs all. A request to stop is passed on, and Interrupted is thrown once all have ended. Where
+// one fails, the others are asked to stop and the Error has its last words and its log.
+void run_jobs(std::vector<Job> jobs, const JobOptions& options);
+
+// The message of the Error that ended the command whose log this is, or its last line.
+std::string last_words(const std::string& log);
+
+// The command line that starts it again, for a shell.
+std::string command_text(const std::vector<std::string>& arguments);
+
+}  // namespace ceiling

@@ -1,0 +1,107 @@
+#include "train/compare/measure.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+
+namespace ceiling {
+
+namespace {
+
+std::vector<nlohmann::json> json_lines(const std::string& path) {
+  std::vector<nlohmann::json> lines;
+  for (const std::string& line : split(read_file(path), '\n')) {
+    if (line.empty()) continue;
+    lines.push_back(nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false));
+    if (!lines.back().is_object())
+      throw Error("{}: is damaged; remove it, and the comparison measures again", path);
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::string Measurements::config_file(const MatchedContender& contender) const {
+  return comparison_.compare.dir + "/runs/" + contender.name + ".yaml";
+}
+
+std::string Measurements::decode_file(const MatchedContender& contender) const {
+  return comparison_.compare.dir + "/measured/" + contender.name + ".decode.jsonl";
+}
+
+// As many tokens a step at every length.
+std::vector<Measurements::Training> Measurements::lengths(const MatchedContender& contender) const {
+  const RunConfig config = comparison_.recipe_with(contender.model);
+  const int64_t context = config.data.context;
+  std::set<int64_t> all(comparison_.compare.speed_contexts.begin(),
+                        comparison_.compare.speed_contexts.end());
+  all.insert(context);
+  std::vector<Training> lengths;
+  for (const int64_t length : all) {
+    const auto scaled = [&](int64_t n) { return std::max<int64_t>(1, n * context / length); };
+    const auto micro = config.train.micro_batch;
+    lengths.push_back({length, scaled(config.train.global_batch),
+                       micro ? std::to_string(scaled(*micro)) : "auto",
+                       fmt::format("{}/measured/{}.train-{}.json", comparison_.compare.dir,
+                                   contender.name, length)});
+  }
+  return lengths;
+}
+
+std::vector<Job> Measurements::missing(const MatchedContender& contender) const {
+  std::vector<Job> jobs;
+  const std::string config = config_file(contender);
+  const std::string vocab = std::to_string(vocab_size_);
+  const auto add = [&](std::string what, std::vector<std::string> arguments, std::string out) {
+    if (fs::exists(out)) return;
+    Job job;
+    job.name = contender.name + ": " + what;
+    job.arguments = std::move(arguments);
+    job.log = out + ".log";
+    job.out = std::move(out);
+    jobs.push_back(std::move(job));
+  };
+  for (const Training& length : lengths(contender))
+    add(fmt::format("speed of training at {} tokens", length.context),
+        {"bench", "model", config, fmt::format("data.context={}", length.context),
+         fmt::format("train.global_batch={}", length.global_batch),
+         "train.micro_batch=" + length.micro_batch, "--vocab", vocab, "--json"},
+        length.file);
+  std::vector<std::string> decode = {
+      "bench",   "decode", config,    "--vocab",
+      vocab,     "--json", "--batch", std::to_string(comparison_.compare.decode_batch),
+      "--length"};
+  std::vector<int64_t> at = comparison_.compare.decode_lengths;
+  if (at.empty()) at = {comparison_.recipe_with(contender.model).data.context};
+  std::sort(at.begin(), at.end());
+  for (const int64_t length : at) decode.push_back(std::to_string(length));
+  add("speed of decoding", decode, decode_file(contender));
+  if (!jobs.empty()) {
+    RunConfig written = comparison_.recipe_with(contender.model);
+    write_file_atomic(config, resolved_yaml(written));
+  }
+  return jobs;
+}
+
+std::vector<TrainingSpeed> Measurements::training(const MatchedContender& contender) const {
+  std::vector<TrainingSpeed> speeds;
+  for (const Training& length : lengths(contender)) {
+    const nlohmann::json line = json_lines(length.file).at(0);
+    speeds.push_back({length.context, line.at("tokens_per_s"), line.at("peak_bytes")});
+  }
+  return speeds;
+}
+
+std::vector<DecodingSpeed> Measurements::decoding(const MatchedContender& contender) const {
+  std::vector<DecodingSpeed> speeds;
+  for (const nlohmann::json& line : json_lines(decode_file(contender)))
+    speeds.push_back({line.at("batch"), line.at("length"), line.at("tokens_per_s"),
+                      line.at("ms_per_token"), line.at("state_bytes").get<double>()});
+  return speeds;
+}
+
+}  // namespace ceiling

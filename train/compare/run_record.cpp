@@ -1,0 +1,59 @@
+#include "train/compare/run_record.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "checkpoints/store.h"
+
+namespace ceiling {
+
+RunRecord read_record(const std::string& run_dir) {
+  RunRecord record;
+  const std::string path = run_dir + "/metrics.jsonl";
+  if (!fs::exists(path)) return record;
+  std::optional<double> tokens_per_step;
+  for (const std::string& line : split(read_file(path), '\n')) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) continue;
+    const std::string event = json.value("event", "");
+    const int64_t step = json.value("step", int64_t{0});
+    if (event == "step") {
+      const auto tokens = json.at("tokens").get<double>();
+      tokens_per_step = tokens / static_cast<double>(step);
+      const auto& loss = json.at("loss_nats");
+      if (loss.is_number()) record.train.push_back({tokens, loss.get<double>(), {}});
+      record.last_step = step;
+      record.data_hash = json.at("data_hash").get<std::string>();
+    } else if (event == "valid" && tokens_per_step && json.at("loss_nats").is_number()) {
+      CurvePoint point{
+          *tokens_per_step * static_cast<double>(step), json.at("loss_nats").get<double>(), {}};
+      if (json.contains("accuracy")) point.accuracy = json.at("accuracy").get<double>();
+      record.valid.push_back(point);
+      record.valid_step = step;
+    } else if (event == "checkpoint") {
+      record.saved_step = step;
+    }
+  }
+  return record;
+}
+
+bool is_finished(const std::string& run_dir, int64_t steps) {
+  const RunRecord record = read_record(run_dir);
+  return record.valid_step == steps && record.saved_step == steps;
+}
+
+bool has_checkpoint(const std::string& run_dir, int64_t steps) {
+  for (const CheckpointInfo& info : CheckpointStore(run_dir + "/checkpoints").list())
+    if (info.step == steps && info.problem.empty()) return true;
+  return false;
+}
+
+std::string progress_text(const std::string& run_dir, int64_t steps) {
+  const RunRecord record = read_record(run_dir);
+  if (record.train.empty()) return "starting";
+  return fmt::format("step {}/{}, loss {:.4f}", record.last_step, steps, record.train.back().loss);
+}
+
+}  // namespace ceiling

@@ -1,0 +1,211 @@
+#include "train/compare/runner.h"
+
+#include <spdlog/spdlog.h>
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "modules/ops/device.h"
+#include "train/compare/assemble.h"
+#include "train/compare/contract.h"
+#include "train/compare/jobs.h"
+#include "train/compare/measure.h"
+#include "train/compare/plan.h"
+#if __has_include("train/compare/report.h")
+#include "train/compare/report.h"
+#else
+#include "train/compare/results.h"
+namespace ceiling {
+inline void write_report(const ComparisonResults&, const std::string&) {}
+}  // namespace ceiling
+#endif
+#include "train/compare/run_record.h"
+#include "train/describe.h"
+#include "train/run_lock.h"
+#include "train/setup.h"
+#include "train/trainer.h"
+
+namespace ceiling {
+
+namespace {
+
+class Runner {
+ public:
+  Runner(const Comparison& comparison, std::string command)
+      : comparison_(comparison), command_(std::move(command)), dir_(comparison.compare.dir) {}
+
+  void run() {
+    require_writable_folder(dir_, "the folder of the comparison");
+    const RunLock lock(dir_, "compare.dir");
+    const RunConfig shared = comparison_.recipe_with(comparison_.contenders.front().model);
+    device_ = pick_device(shared.run.device);
+    jobs_ = {.at_once = comparison_.compare.jobs, .n_gpus = device_.is_cuda() ? n_devices() : 0};
+    ensure_data(shared);
+    const int64_t vocab_size = vocabulary(shared);
+    const Plan plan(comparison_, match_contenders(comparison_, vocab_size));
+    const Measurements measurements(comparison_, vocab_size);
+    for (const char* folder : {"/runs", "/measured"}) fs::create_directories(dir_ + folder);
+    for (const MatchedContender& contender : plan.contenders())
+      for (const char* folder : {"/runs/", "/measured/"})
+        fs::create_directories(dir_ + folder + contender.name);
+    spdlog::info("{}\n{}", comparison_.compare.title, comparison_text(comparison_, plan));
+    require_planned(plan, plan.grid());
+    note_device();
+
+    for (const MatchedContender& contender : plan.contenders())
+      run_jobs(measurements.missing(contender), {});
+    train(plan, plan.grid(), [](const PlannedRun&) { return true; });
+    std::vector<PlannedRun> judged = judged_runs(plan, measurements);
+    require_planned(plan, judged);
+    train(plan, judged, [](const PlannedRun& run) {
+      return fs::exists(run.evaluation) || has_checkpoint(run.dir, run.steps);
+    });
+    std::vector<PlannedRun> all = plan.grid();
+    all.insert(all.end(), judged.begin(), judged.end());
+    require_same_samples(all);
+    evaluate(plan, judged);
+    if (!comparison_.compare.keep_checkpoints)
+      for (const PlannedRun& run : all) fs::remove_all(run.dir + "/checkpoints");
+
+    ComparisonResults results = assemble_results(comparison_, plan, measurements, judged);
+    results.command = command_;
+    results.device = device_name(device_);
+    for (const std::string& mark : device_marks()) results.marks.push_back(mark);
+    require_same_evaluation(results.runs);
+    check_results(results, dir_);
+    write_file_atomic(dir_ + "/results.json", results_json(results).dump(1) + "\n");
+    write_report(results, dir_);
+    spdlog::info("{} runs; the report is {}/report.html", results.runs.size(), dir_);
+  }
+
+ private:
+  std::vector<PlannedRun> judged_runs(const Plan& plan, const Measurements& measurements) const {
+    std::vector<StepCost> costs;
+    const auto tokens = static_cast<double>(
+        comparison_.recipe_with(plan.contenders().front().model).tokens_per_step());
+    for (const MatchedContender& contender : plan.contenders())
+      costs.push_back(
+          {tokens * contender.training_flops_per_token,
+           tokens / training_tokens_per_s(comparison_, measurements.training(contender))});
+    std::vector<PlannedRun> judged;
+    for (size_t i = 0; i < plan.contenders().size(); ++i) {
+      const auto best = best_rate(plan, i);
+      if (!best) {
+        spdlog::warn("{}: diverged at every rate of the grid", plan.contenders()[i].name);
+        continue;
+      }
+      for (PlannedRun& run : plan.judged(i, *best, costs)) judged.push_back(std::move(run));
+    }
+    return judged;
+  }
+
+  // Runs of one folder once; those that have diverged before, or are finished with all that is
+  // still needed of them, are left alone.
+  void train(const Plan& plan, const std::vector<PlannedRun>& runs,
+             const std::function<bool(const PlannedRun&)>& has_what_is_needed) {
+    std::vector<Job> jobs;
+    std::set<std::string> seen;
+    for (const PlannedRun& run : runs) {
+      if (!seen.insert(run.dir).second || failure_of(run) ||
+          (is_finished(run.dir, run.steps) && has_what_is_needed(run)))
+        continue;
+      RunConfig config = plan.config(run);
+      write_file_atomic(run.config, resolved_yaml(config));
+      Job job;
+      job.name = run.name;
+      job.arguments = {"train", run.config, "log.progress=off"};
+      if (jobs_.at_once > 1 && device_.is_cpu() && !config.run.threads)
+        job.arguments.push_back(fmt::format(
+            "run.threads={}", std::max<int64_t>(1, at::get_num_threads() / jobs_.at_once)));
+      job.log = run.dir + ".log";
+      job.progress = [run] { return progress_text(run.dir, run.steps); };
+      job.accept = [run](int code) {
+        if (code == kDiverged) write_file_atomic(failure_file(run), last_words(run.dir + ".log"));
+        return code == kDiverged;
+      };
+      jobs.push_back(std::move(job));
+    }
+    if (!jobs.empty()) spdlog::info("{} of {} runs to train", jobs.size(), seen.size());
+    run_jobs(std::move(jobs), jobs_);
+  }
+
+  void evaluate(const Plan& plan, const std::vector<PlannedRun>& runs) {
+    std::vector<Job> jobs;
+    std::set<std::string> seen;
+    for (const PlannedRun& run : runs) {
+      if (!seen.insert(run.dir).second || failure_of(run) || fs::exists(run.evaluation)) continue;
+      const RunConfig config = plan.config(run);
+      Job job;
+      job.name = run.name + ": evaluation";
+      job.arguments = {"eval",
+                       run.dir,
+                       "--json",
+                       "--precision",
+                       config.train.precision,
+                       "--device",
+                       config.run.device,
+                       "--cross-document",
+                       config.data.cross_document,
+                       "--samples",
+                       std::to_string(config.eval.samples.value_or(0))};
+      if (!config.recall()) {
+        job.arguments.insert(job.arguments.end(), {"--data", config.data.path});
+        if (!comparison_.compare.recall.empty())
+          job.arguments.insert(job.arguments.end(),
+                               {"--recall", join(comparison_.compare.recall, ",")});
+      }
+      job.log = run.evaluation + ".log";
+      job.out = run.evaluation;
+      jobs.push_back(std::move(job));
+    }
+    run_jobs(std::move(jobs), jobs_);
+  }
+
+  // All devices that this comparison has run on, a line each.
+  std::string device_file() const { return dir_ + "/measured/devices.txt"; }
+  std::vector<std::string> devices() const {
+    std::vector<std::string> names;
+    if (fs::exists(device_file()))
+      for (const std::string& name : split(read_file(device_file()), '\n'))
+        if (!name.empty()) names.push_back(name);
+    return names;
+  }
+  void note_device() {
+    std::vector<std::string> names = devices();
+    if (std::find(names.begin(), names.end(), device_name(device_)) != names.end()) return;
+    names.push_back(device_name(device_));
+    write_file_atomic(device_file(), join(names, "\n") + "\n");
+  }
+  std::vector<std::string> device_marks() const {
+    if (devices().size() < 2) return {};
+    return {"The runs were made on several devices (" + join(devices(), ", ") +
+            "): speeds and times are not comparable."};
+  }
+
+  const Comparison& comparison_;
+  std::string command_, dir_;
+  at::Device device_{at::kCPU};
+  JobOptions jobs_;
+};
+
+}  // namespace
+
+std::string describe_comparison(const Comparison& comparison) {
+  const RunConfig shared = comparison.recipe_with(comparison.contenders.front().model);
+  const Plan plan(comparison, match_contenders(comparison, vocabulary(shared)));
+  return comparison_text(comparison, plan);
+}
+
+void run_comparison(const Comparison& comparison, const std::string& command) {
+  Runner(comparison, command).run();
+}
+
+}  // namespace ceiling
