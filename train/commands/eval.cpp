@@ -24,7 +24,7 @@ struct Options {
                          cross_document = "mask";
   std::string logits, tokens;
   int64_t context = 0, batch = 8, samples = 0;
-  bool json = false;
+  bool json = false, by_position = false;
 };
 
 // "1,2,3;4,5" -> rows of ids.
@@ -84,6 +84,23 @@ LoaderOptions samples(const Options& options, const LoadedModel& loaded) {
   return data;
 }
 
+std::string position_table(const EvaluationResult& result) {
+  std::string text = fmt::format("{:>15}  {:>12}  {:>10}{}\n", "position", "targets", "loss (nats)",
+                                 result.accuracy            ? "  accuracy"
+                                 : result.bits_per_byte > 0 ? "  bits per byte"
+                                                            : "");
+  for (const PositionScore& at : result.by_position) {
+    const std::string where =
+        at.first == at.last ? std::to_string(at.first) : fmt::format("{}-{}", at.first, at.last);
+    text +=
+        fmt::format("{:>15}  {:>12}  {:>11.4f}", where, format_thousands(at.n_targets), at.nats);
+    if (at.accuracy) text += fmt::format("  {:>6.2f} %", 100 * *at.accuracy);
+    if (at.bits_per_byte) text += fmt::format("  {:>13.4f}", *at.bits_per_byte);
+    text += "\n";
+  }
+  return text;
+}
+
 int run(const Options& options) {
   const at::Device device = pick_device(options.device);
   const LoadedModel loaded =
@@ -104,16 +121,11 @@ int run(const Options& options) {
                device);
   status.clear();
   if (options.json) {
-    nlohmann::json line = {{"checkpoint", loaded.path},
-                           {"data", data_name},
-                           {"split", options.split},
-                           {"loss_nats", result.nats},
-                           {"perplexity", result.perplexity()},
-                           {"bits_per_byte", result.bits_per_byte},
-                           {"n_targets", result.n_targets},
-                           {"n_samples", result.n_samples},
-                           {"seconds", result.seconds}};
-    if (result.accuracy) line["accuracy"] = *result.accuracy;
+    nlohmann::json line = to_json(result);
+    line.update({{"checkpoint", loaded.path},
+                 {"data", data_name},
+                 {"split", options.split},
+                 {"context", data.context}});
     std::printf("%s\n", line.dump().c_str());
     return 0;
   }
@@ -134,6 +146,7 @@ int run(const Options& options) {
                                       format_thousands(std::llround(per_second)),
                                       result.accuracy ? "targets" : "tok")});
   std::printf("%s", description_text(rows).c_str());
+  if (options.by_position) std::printf("\n%s", position_table(result).c_str());
   return 0;
 }
 
@@ -161,7 +174,10 @@ const RegisterCommand kEval(40, "eval", "loss of a trained model on a dataset", 
   app.add_option("--precision", options->precision, "fp32, bf16 or auto")
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "bf16", "auto"}));
-  app.add_flag("--json", options->json, "print one line of JSON");
+  app.add_flag("--by-position", options->by_position,
+               "also the loss by position in the context, in powers of two");
+  app.add_flag("--json", options->json,
+               "print one line of JSON, with the loss by position and of each sample");
   app.add_option("--logits", options->logits,
                  "write the logits of --tokens to this safetensors file instead");
   app.add_option("--tokens", options->tokens, "rows of token ids for --logits, as in 1,2,3;4,5");
