@@ -26,10 +26,11 @@ void MixtureItem::fields(Fields& f) {
 
 void RecallSection::fields(Fields& f) {
   f("vocab_size", vocab_size, "auto", AtLeast{8},
-    "token ids; auto: of the published setting (mqar 8192, phonebook and needle 64, else 16)");
+    "token ids; auto: of the published setting (mqar 8192, phonebook, needle and copying 64, else "
+    "16)");
   f("items", items, "auto", AtLeast{1},
     "pairs, items or entries per sample; auto: mqar 4, 8, 16, 64 at context 64, 128, 256, 512, "
-    "selective_copying 16, phonebook as many as fit");
+    "selective_copying 16, phonebook and copying as many as fit");
   f("name_tokens", name_tokens, AtLeast{1}, "tokens of a name (phonebook)");
   f("value_tokens", value_tokens, AtLeast{1}, "tokens of an answer (phonebook, needle)");
   f("power", power, MoreThan{0},
