@@ -222,6 +222,11 @@ TEST_F(RecallProbeRunTest, EvalProbesAtSeveralLengthsWithAndWithoutData) {
 TEST_F(RecallProbeRunTest, EvalSaysWhatCannotBeProbed) {
   train(config("run", 1, {}));
   EXPECT_EQ(ceiling_command({"eval", dir_ / "run", "--recall", "--recall-context", "8"}).code, 2);
+  EXPECT_EQ(ceiling_command({"eval", dir_ / "run", "--recall-samples", "8"}).code, 2)
+      << "without --recall";
+  EXPECT_NE(ceiling_command({"eval", dir_ / "run", "--recall", "--by-position"})
+                .err.find("--by-position: is about the loss on a dataset; name one with --data"),
+            std::string::npos);
   EXPECT_NE(ceiling_command({"eval", dir_ / "run"})
                 .err.find("--data: name a dataset folder made by `ceiling prepare`, or give "
                           "--recall to probe the model without one"),

@@ -170,13 +170,15 @@ int run(const Options& options) {
   const LoadedModel loaded =
       load_model(options.run, device, compute_dtype(options.precision, device));
   if (!options.logits.empty()) return write_logits(options, loaded, device);
+  const bool probes_alone = options.recall && options.data.empty();
+  if (probes_alone && options.by_position)
+    throw Error("--by-position: is about the loss on a dataset; name one with --data");
   std::vector<RecallScore> scores;
   if (options.recall) scores = recall(options, loaded, device);
-  // Without data the probes are all that was asked for.
   std::optional<EvaluationResult> result;
   LoaderOptions data;
   std::string data_name;
-  if (!options.recall || !options.data.empty()) {
+  if (!probes_alone) {
     data = samples(options, loaded);
     data_name = data.recall ? "task " + data.recall->task : options.data;
     result = loss(options, data, loaded, device);
@@ -229,15 +231,18 @@ const RegisterCommand kEval(40, "eval", "loss of a trained model on a dataset", 
       ->check(CLI::IsMember({"fp32", "bf16", "auto"}));
   app.add_flag("--by-position", options->by_position,
                "also the loss by position in the context, in powers of two");
-  app.add_flag("--recall", options->recall,
-               "also probe what the model recalls of its context, untrained: induction, copying, "
-               "phonebook, needle, mqar; without --data the probes alone");
+  CLI::Option* recall = app.add_flag(
+      "--recall", options->recall,
+      "also probe what the model recalls of its context, untrained: induction, copying, "
+      "phonebook, needle, mqar; without --data the probes alone");
   app.add_option("--recall-context", options->recall_contexts,
                  "tokens per probe, several as in 256,512,1024 [as --context]")
       ->delimiter(',')
+      ->needs(recall)
       ->check(CLI::Range(16, 1 << 24));
   app.add_option("--recall-samples", options->recall_samples, "sequences per probe and context")
       ->capture_default_str()
+      ->needs(recall)
       ->check(CLI::Range(1, 1 << 20));
   app.add_flag("--json", options->json,
                "print one line of JSON, with the loss by position and of each sample");
