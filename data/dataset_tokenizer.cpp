@@ -16,6 +16,12 @@ class IdsOnlyTokenizer final : public Tokenizer {
   const TokenizerInfo& info() const override { return info_; }
   std::vector<uint32_t> encode(std::string_view) const override { no_text(); }
   std::string decode(std::span<const uint32_t>) const override { no_text(); }
+  std::vector<uint32_t> text_ids() const override {
+    std::vector<uint32_t> ids;
+    for (int64_t id = 0; id < info_.vocab_size; ++id)
+      if (id != info_.bos && id != info_.eos) ids.push_back(static_cast<uint32_t>(id));
+    return ids;
+  }
   const std::string& model_file() const override { return no_file_; }
 
  private:

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <unordered_set>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/text.h"
+#include "data/recall_row.h"
 
 namespace ceiling {
 
@@ -20,46 +20,6 @@ constexpr uint64_t kMaxTries = 4096;
 // Tokens with a meaning of their own.
 constexpr int32_t kBlank = 0, kMark = 1;
 constexpr int32_t kFirstPlain = 2;
-
-// A row of numbers: each call uses the next one.
-class Draws {
- public:
-  Draws(uint64_t seed, const std::string& purpose) : stream_(seed, purpose) {}
-  double uniform() { return stream_.uniform(next_++); }
-  // From [low, high). The bias of the remainder is below 2^-32 for ranges of 32 bits.
-  int32_t below(int64_t low, int64_t high) {
-    return static_cast<int32_t>(
-        low + static_cast<int64_t>(stream_.bits(next_++) % static_cast<uint64_t>(high - low)));
-  }
-  // n different numbers of [low, high), in random order (Floyd's sampling, then a shuffle).
-  std::vector<int32_t> distinct(int64_t n, int64_t low, int64_t high) {
-    std::vector<int32_t> chosen;
-    std::unordered_set<int32_t> seen;
-    for (int64_t top = high - n; top < high; ++top) {
-      int32_t value = below(low, top + 1);
-      if (!seen.insert(value).second) seen.insert(value = static_cast<int32_t>(top));
-      chosen.push_back(value);
-    }
-    for (size_t i = chosen.size(); i > 1; --i)
-      std::swap(chosen[i - 1], chosen[static_cast<size_t>(below(0, static_cast<int64_t>(i)))]);
-    return chosen;
-  }
-
- private:
-  RandomStream stream_;
-  uint64_t next_ = 0;
-};
-
-struct Row {
-  std::span<int32_t> tokens, targets;
-  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
-  int32_t& token(int64_t t) const { return tokens[static_cast<size_t>(t)]; }
-  int32_t& target(int64_t t) const { return targets[static_cast<size_t>(t)]; }
-};
-
-void fill_random(const Row& row, int64_t low, int64_t high, Draws& draws) {
-  for (int32_t& token : row.tokens) token = draws.below(low, high);
-}
 
 // D pairs, then each key once more at an even distance behind them, among random tokens.
 void mqar(const RecallOptions& o, const std::vector<double>& log_chance, const Row& row,
@@ -143,6 +103,13 @@ void phonebook(const RecallOptions& o, const Row& row, Draws& draws) {
   }
 }
 
+void copying(const RecallOptions& o, const Row& row, Draws& draws) {
+  Sequence sequence(row);
+  write_copied_string(sequence, o.n_items, kFirstPlain, o.vocab_size, draws);
+  for (int64_t t = 0; t < sequence.size() - 2 * o.n_items; ++t) sequence[t] = kBlank;
+  sequence.write_inputs();
+}
+
 int64_t mqar_pairs(int64_t context) { return context == 512 ? 64 : context / 16; }
 
 bool belongs_to_test(const Row& row) {
@@ -155,8 +122,8 @@ bool belongs_to_test(const Row& row) {
 }  // namespace
 
 const std::vector<std::string>& recall_tasks() {
-  static const std::vector<std::string> names = {"mqar", "selective_copying", "induction",
-                                                 "phonebook", "needle"};
+  static const std::vector<std::string> names = {
+      "mqar", "selective_copying", "induction", "phonebook", "needle", "copying"};
   return names;
 }
 
@@ -170,7 +137,7 @@ RecallOptions resolve_recall(RecallOptions o, int64_t context) {
   if (std::find(recall_tasks().begin(), recall_tasks().end(), o.task) == recall_tasks().end())
     throw Error("'{}' is no recall task; one of {}", o.task, join(recall_tasks(), ", "));
   if (o.vocab_size == 0)
-    o.vocab_size = is("mqar") ? 8192 : is("phonebook") || is("needle") ? 64 : 16;
+    o.vocab_size = is("mqar") ? 8192 : is("phonebook") || is("needle") || is("copying") ? 64 : 16;
   require(o.vocab_size >= 8 && o.vocab_size < INT32_MAX, "the vocabulary must be at least 8");
   require(o.name_tokens >= 1 && o.value_tokens >= 1, "name and value need a token each");
   const int64_t question = o.name_tokens + o.value_tokens;
@@ -178,6 +145,7 @@ RecallOptions resolve_recall(RecallOptions o, int64_t context) {
     o.n_items = is("mqar")                ? mqar_pairs(context)
                 : is("selective_copying") ? 16
                 : is("phonebook")         ? (context - question) / entry_tokens(o)
+                : is("copying")           ? (context + 1) / 2
                                           : 1;
   require(o.n_items >= 1, "the context is too short");
   if (is("mqar")) {
@@ -185,6 +153,9 @@ RecallOptions resolve_recall(RecallOptions o, int64_t context) {
     require(o.n_items < o.vocab_size / 2, "keys do not repeat: raise the vocabulary");
   } else if (is("selective_copying")) {
     require(2 * o.n_items <= context, "needs a context of at least 2 per item");
+  } else if (is("copying")) {
+    require(o.n_items >= 2, "a string of one token leaves nothing to ask");
+    require(2 * o.n_items <= context + 1, "needs a context of at least 2 per item, less one");
   } else if (is("phonebook")) {
     require(o.n_items * entry_tokens(o) + question <= context, "the context is too short");
     require(std::pow(static_cast<double>((o.vocab_size - kFirstPlain) / 2),
@@ -222,6 +193,8 @@ void RecallSamples::read(int64_t index, std::span<int32_t> tokens,
       selective_copying(options_, row, draws);
     else if (options_.task == "phonebook")
       phonebook(options_, row, draws);
+    else if (options_.task == "copying")
+      copying(options_, row, draws);
     else
       marked_run(options_.task == "needle" ? options_.value_tokens : 1, options_, row, draws);
     if (belongs_to_test(row) == (split_ == Split::kValid)) return;

@@ -8,6 +8,8 @@
 //   phonebook          entries of name and number, then one name asked (Jelassi et al., "Repeat
 //                      After Me", 2024)
 //   needle             one marked run of tokens at any depth of random text, asked at the end
+//   copying            a random string of n_items tokens, then the same string again, of which all
+//                      but the first token is asked (Jelassi et al., 2024)
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -40,7 +42,8 @@ const std::vector<std::string>& recall_tasks();
 // The options with published settings in place of 0. mqar: vocabulary 8192 and (context, pairs) =
 // (64, 4), (128, 8), (256, 16), (512, 64), else context / 16 pairs; selective_copying: vocabulary
 // 16, 16 items; induction: vocabulary 16; phonebook: vocabulary 64, as many entries as fit; needle:
-// vocabulary 64. Error if the task is unknown or does not fit into the context or vocabulary.
+// vocabulary 64; copying: vocabulary 64, a string of half the context. Error if the task is unknown
+// or does not fit into the context or vocabulary.
 RecallOptions resolve_recall(RecallOptions options, int64_t context);
 
 // Version of the samples: changes whenever the same options would give others.

@@ -21,6 +21,10 @@ class Tokenizer {
   // Text of the ids; BOS, EOS and ids >= vocab_size give nothing. A character cut at either end
   // gives its bytes as they are.
   virtual std::string decode(std::span<const uint32_t> ids) const = 0;
+  // Ids of ordinary text, ascending: the pieces without BOS, EOS, unknown, control and byte
+  // fallback; of `byte` the printable ASCII characters. Where no text is known, all but BOS and
+  // EOS.
+  virtual std::vector<uint32_t> text_ids() const = 0;
   // The bytes of a SentencePiece model file, empty for `byte`: what a dataset and an export carry
   // along.
   virtual const std::string& model_file() const = 0;

@@ -26,6 +26,11 @@ class ByteTokenizer final : public Tokenizer {
       if (id < 256) text.push_back(static_cast<char>(id));
     return text;
   }
+  std::vector<uint32_t> text_ids() const override {
+    std::vector<uint32_t> ids;
+    for (uint32_t id = ' '; id <= '~'; ++id) ids.push_back(id);
+    return ids;
+  }
   const std::string& model_file() const override { return no_file_; }
 
  private:

@@ -297,6 +297,7 @@ class SentencePieceTokenizer final : public Tokenizer {
              .eos = model.eos};
     for (const SentencePieceModel::Piece& piece : model.pieces) {
       const bool has_text = piece.kind == SentencePieceModel::Kind::kNormal;
+      if (has_text) text_ids_.push_back(static_cast<uint32_t>(texts_.size()));
       texts_.push_back(has_text ? piece_text(piece.text) : "");
     }
     for (size_t byte = 0; byte < 256; ++byte)
@@ -305,6 +306,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   const TokenizerInfo& info() const override { return info_; }
   const std::string& model_file() const override { return file_; }
+  std::vector<uint32_t> text_ids() const override { return text_ids_; }
 
   std::vector<uint32_t> encode(std::string_view text) const override {
     std::vector<uint32_t> ids;
@@ -366,6 +368,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   Merger merger_;
   uint64_t owner_;                  // of entries in the word caches
   std::vector<std::string> texts_;  // by id; empty for control and unknown pieces
+  std::vector<uint32_t> text_ids_;
 };
 
 void require_lossless(const SentencePieceModel& model, const std::string& name) {

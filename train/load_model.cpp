@@ -71,6 +71,18 @@ std::string LoadedModel::task() const {
   return is_task(name) ? name.substr(std::string(kTaskPrefix).size()) : "";
 }
 
+std::vector<uint32_t> LoadedModel::text_ids() const {
+  if (tokenizer) return tokenizer->text_ids();
+  const nlohmann::json& info = state.at("tokenizer");
+  return ids_only_tokenizer({.name = info.at("name"),
+                             .sha256 = info.at("sha256"),
+                             .vocab_size = info.at("vocab_size"),
+                             .bos = info.at("bos"),
+                             .eos = info.at("eos")},
+                            path)
+      ->text_ids();
+}
+
 nlohmann::json load_initial_weights(const std::string& path, ModelSection& model,
                                     const TokenizerInfo& tokenizer, ParameterStore& store) {
   const Checkpoint checkpoint = open_checkpoint(path);

@@ -20,6 +20,7 @@ struct LoadedModel {
   nlohmann::json state;                                     // state.json
   bool bos() const { return state.at("model").at("bos"); }  // documents began with BOS in training
   int64_t context() const { return state.at("model").at("context"); }
+  std::vector<uint32_t> text_ids() const;  // as Tokenizer::text_ids, without a tokenizer too
   std::string task() const;  // the synthetic task it was trained on (data.task), or ""
 };
 

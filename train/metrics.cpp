@@ -72,9 +72,10 @@ void Metrics::step(const StepMetrics& m) {
 
 void Metrics::event(const std::string& event, int64_t step, nlohmann::json fields) {
   if (tensorboard_) {
-    for (const auto& [key, value] : fields.items()) {
-      if (value.is_number()) tensorboard_->scalar(event + "/" + key, step, value.get<double>());
-      if (value.is_string()) tensorboard_->text(event + "/" + key, step, value.get<std::string>());
+    const nlohmann::json flat = fields.flatten();  // keys are "/loss_nats", "/needle/accuracy"
+    for (const auto& [key, value] : flat.items()) {
+      if (value.is_number()) tensorboard_->scalar(event + key, step, value.get<double>());
+      if (value.is_string()) tensorboard_->text(event + key, step, value.get<std::string>());
     }
     tensorboard_->flush();
   }

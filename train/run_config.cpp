@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/probe.h"
 
 namespace ceiling {
 
@@ -26,10 +27,11 @@ void MixtureItem::fields(Fields& f) {
 
 void RecallSection::fields(Fields& f) {
   f("vocab_size", vocab_size, "auto", AtLeast{8},
-    "token ids; auto: of the published setting (mqar 8192, phonebook and needle 64, else 16)");
+    "token ids; auto: of the published setting (mqar 8192, phonebook, needle and copying 64, else "
+    "16)");
   f("items", items, "auto", AtLeast{1},
     "pairs, items or entries per sample; auto: mqar 4, 8, 16, 64 at context 64, 128, 256, 512, "
-    "selective_copying 16, phonebook as many as fit");
+    "selective_copying 16, phonebook and copying as many as fit");
   f("name_tokens", name_tokens, AtLeast{1}, "tokens of a name (phonebook)");
   f("value_tokens", value_tokens, AtLeast{1}, "tokens of an answer (phonebook, needle)");
   f("power", power, MoreThan{0},
@@ -144,6 +146,11 @@ void EvalSection::fields(Fields& f) {
   f("samples", samples, "all", AtLeast{1}, "validation samples used");
   f("batch", batch, "auto", AtLeast{1},
     "samples per forward pass; the loss does not depend on it; auto: as in training");
+  f("recall", recall,
+    "zero-shot probes of recall at each evaluation, at the run's context: any of induction, "
+    "copying, phonebook, needle, mqar; random ordinary tokens in which what stood before decides "
+    "what follows. Not of a synthetic task");
+  f("recall_samples", recall_samples, AtLeast{1}, "sequences per probe");
   f("prompts", prompts, "texts to continue at each evaluation");
   f("sample_tokens", sample_tokens, AtLeast{0}, "tokens to add to each prompt");
   f("temperature", temperature, AtLeast{0}, "of sampling; 0: always the most probable token");
@@ -265,6 +272,20 @@ void check_train(const RunConfig& config, const ConfigNode& written) {
                 at("train.micro_batch"), *train.micro_batch, train.global_batch);
 }
 
+void check_recall_probes(const RunConfig& config, const ConfigNode& written) {
+  if (config.eval.recall.empty()) return;
+  const std::string at = place(written, "eval.recall");
+  if (config.data.task != "none")
+    throw Error(
+        "{}: probes are for language models; the model of the synthetic task {} knows no text, and "
+        "its own test set is what it is evaluated on",
+        at, config.data.task);
+  if (!config.eval.every) throw Error("{}: needs evaluations, but eval.every is never", at);
+  for (const std::string& probe : config.eval.recall)
+    if (std::find(recall_probes().begin(), recall_probes().end(), probe) == recall_probes().end())
+      throw Error("{}: '{}' is no recall probe; any of {}", at, probe, join(recall_probes(), ", "));
+}
+
 }  // namespace
 
 std::optional<RecallOptions> RunConfig::recall() const {
@@ -294,6 +315,7 @@ void RunConfig::check(const ConfigNode& written) const {
     }
     if (!eval.prompts.empty()) throw Error("{}: a synthetic task has no text", at("eval.prompts"));
   }
+  check_recall_probes(*this, written);
   if (!model.config)
     throw Error("{}: is not set; one of {}", at("model.architecture"),
                 join(architecture_names(), ", "));

@@ -89,6 +89,8 @@ struct TrainSection {
 
 struct EvalSection {
   std::optional<int64_t> every = 500, samples, batch;
+  std::vector<std::string> recall;
+  int64_t recall_samples = 64;
   std::vector<std::string> prompts;
   int64_t sample_tokens = 100;
   double temperature = 0.8;

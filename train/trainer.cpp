@@ -30,6 +30,7 @@
 #include "train/metrics.h"
 #include "train/micro_step.h"
 #include "train/progress.h"
+#include "train/recall_probe.h"
 #include "train/run_lock.h"
 #include "train/sampler.h"
 #include "train/schedule.h"
@@ -72,6 +73,7 @@ class Trainer {
   void check_weights_are_equal();
   void log_step(double loss, double lr, double wait_s);
   void evaluate_and_sample();
+  void evaluate_recall();
   void save(bool last);
   nlohmann::json state_json();
   double now_training_s() const { return progress_.train_s + session_train_s_; }
@@ -140,6 +142,7 @@ Trainer::Trainer(RunConfig config, World& world)
       loader_options(config_, Split::kTrain, device_, world_.rank(), world_.size());
   tokenizer_ = data.recall ? ids_only_tokenizer(Loader(data).tokenizer(), config_.data.task)
                            : dataset_tokenizer(DatasetReader(data.parts[0].path));
+  require_probes(config_.eval.recall, {config_.data.context}, tokenizer_->text_ids());
   model_ = build_model(config_, tokenizer_->info().vocab_size);
   checkpoints_ = std::make_unique<CheckpointStore>(dir_ + "/checkpoints");
   resume();
@@ -539,6 +542,7 @@ void Trainer::evaluate_and_sample() {
       metrics_->event("valid", progress_.step, values);
     }
   }
+  if (!config_.eval.recall.empty()) evaluate_recall();
   if (config_.eval.prompts.empty() || !world_.first()) return;
   std::vector<std::vector<uint32_t>> prompts;
   for (const std::string& prompt : config_.eval.prompts)
@@ -557,6 +561,28 @@ void Trainer::evaluate_and_sample() {
     metrics_->event("sample", progress_.step,
                     {{"prompt", config_.eval.prompts[i]}, {"text", text}});
   }
+}
+
+void Trainer::evaluate_recall() {
+  const int64_t context = config_.data.context;
+  const auto scores = probe_recall(
+      *model_, tokenizer_->text_ids(),
+      {.probes = config_.eval.recall,
+       .contexts = {context},
+       .n_samples = config_.eval.recall_samples,
+       .tokens_at_once = config_.eval.batch.value_or(micro_batch_) * context,
+       .on_progress = [&](const std::string& probe, int64_t) { status_.show("probing " + probe); }},
+      device_, &world_.communicator());
+  if (!metrics_) return;
+  std::string line = fmt::format("recall at step {}", progress_.step);
+  nlohmann::json values = {{"context", context}, {"chance", scores[0].chance}};
+  for (const RecallScore& score : scores) {
+    line += fmt::format(" | {} {:.2f} %", score.probe, 100 * score.accuracy);
+    values[score.probe] = {
+        {"accuracy", score.accuracy}, {"loss_nats", score.nats}, {"n_targets", score.n_targets}};
+  }
+  spdlog::info("{} | chance {:.3f} %", line, 100 * scores[0].chance);
+  metrics_->event("recall", progress_.step, values);
 }
 
 nlohmann::json Trainer::state_json() {

@@ -44,6 +44,12 @@ int32_t derive(const RecallOptions& o, const std::vector<int32_t>& tokens, int64
     int64_t rank = t - (T - o.n_items);
     for (int64_t i = 0; i < t; ++i)
       if (at(i) >= 2 && rank-- == 0) return at(i);
+  } else if (o.task == "copying") {
+    // The string's first token has come again, and once before only.
+    const int64_t asked = T + 1 - o.n_items;
+    EXPECT_EQ(std::count(tokens.begin(), tokens.begin() + asked, at(asked)), 1);
+    if (std::find(tokens.begin(), tokens.end(), at(asked)) == tokens.begin() + asked - o.n_items)
+      return at(t + 1 - o.n_items);
   } else {
     // The longest earlier run of tokens that ends as the context ends here, back to the question.
     int64_t asked = t;
@@ -66,7 +72,8 @@ TEST_P(RecallTest, EveryAnswerFollowsFromTheContextBeforeIt) {
   const RecallOptions& o = samples.options();
   const int64_t per_sample = GetParam() == "mqar" || GetParam() == "selective_copying" ? o.n_items
                              : GetParam() == "induction"                               ? 1
-                                                         : o.value_tokens;
+                             : GetParam() == "copying" ? o.n_items - 1
+                                                       : o.value_tokens;
   for (int64_t index = 0; index < 200; ++index) {
     const Sample sample = read(samples, index, 64);
     int64_t n = 0;
@@ -136,6 +143,21 @@ TEST(RecallSamples, GapsOfMqarFollowThePowerLaw) {
   EXPECT_LT(chi2, 24.3) << "7 degrees of freedom, one in a thousand";
 }
 
+TEST(RecallSamples, CopyingFillsTheContextUnlessAStringIsShorter) {
+  RecallOptions o;
+  o.task = "copying";
+  for (const int64_t context : {15, 16}) {
+    const RecallSamples samples(o, context, 1, Split::kTrain);
+    EXPECT_EQ(samples.options().n_items, 8);
+    const Sample sample = read(samples, 3, context);
+    EXPECT_EQ(std::count(sample.targets.begin(), sample.targets.end(), -1), context - 7);
+    EXPECT_NE(sample.targets.back(), -1) << "the last target follows the last token";
+  }
+  o.n_items = 3;
+  const Sample sample = read(RecallSamples(o, 16, 1, Split::kTrain), 3, 16);
+  EXPECT_EQ(std::count(sample.tokens.begin(), sample.tokens.end(), 0), 17 - 6);
+}
+
 TEST(RecallSamples, RefusesWhatDoesNotFit) {
   RecallOptions o;
   o.task = "mqar", o.n_items = 17;
@@ -143,6 +165,12 @@ TEST(RecallSamples, RefusesWhatDoesNotFit) {
   o.n_items = 16;
   EXPECT_NO_THROW(resolve_recall(o, 64));
   o.vocab_size = 32;
+  EXPECT_THROW(resolve_recall(o, 64), Error);
+  o.task = "copying", o.n_items = 33;
+  EXPECT_THROW(resolve_recall(o, 64), Error);
+  o.n_items = 32;
+  EXPECT_NO_THROW(resolve_recall(o, 64));
+  o.n_items = 1;
   EXPECT_THROW(resolve_recall(o, 64), Error);
   o.task = "mqra";
   EXPECT_THROW(resolve_recall(o, 64), Error);

@@ -234,5 +234,30 @@ TEST(Tokenizer, ADatasetsTokenizerIsCheckedAgainstItsManifest) {
                 "there is no text for its ids; train it without eval.prompts");
 }
 
+TEST(Tokenizer, TextIdsAreThePiecesOfTextWithoutControlUnknownAndByteFallback) {
+  const auto tokenizer = sentencepiece_tokenizer(sample_model(), "spm:320");
+  sentencepiece::SentencePieceProcessor library;
+  ASSERT_TRUE(library.LoadFromSerializedProto(sample_model()).ok());
+  std::vector<uint32_t> wanted;
+  for (int id = 0; id < library.GetPieceSize(); ++id)
+    if (!library.IsControl(id) && !library.IsUnknown(id) && !library.IsByte(id))
+      wanted.push_back(static_cast<uint32_t>(id));
+  EXPECT_EQ(tokenizer->text_ids(), wanted);
+  EXPECT_GT(wanted.size(), 32u);
+}
+
+TEST(Tokenizer, TextIdsOfBytesArePrintableAndOfBareIdsAllButTheEnds) {
+  const auto ids = byte_tokenizer()->text_ids();
+  EXPECT_EQ(ids.size(), 95u);
+  const std::string text = byte_tokenizer()->decode(ids);
+  EXPECT_EQ(text.front(), ' ');
+  EXPECT_EQ(text.back(), '~');
+  const auto bare =
+      ids_only_tokenizer({.name = "gpt2", .sha256 = "", .vocab_size = 5, .bos = -1, .eos = 3},
+                         "data")
+          ->text_ids();
+  EXPECT_EQ(bare, (std::vector<uint32_t>{0, 1, 2, 4}));
+}
+
 }  // namespace
 }  // namespace ceiling
