@@ -5,14 +5,7 @@
 #include "train/command.h"
 #include "train/compare/jobs.h"
 #include "train/compare/results.h"
-#if __has_include("train/compare/report.h")
 #include "train/compare/report.h"
-#else
-#include "train/compare/results.h"
-namespace ceiling {
-inline void write_report(const ComparisonResults&, const std::string&) {}
-}  // namespace ceiling
-#endif
 #include "train/compare/runner.h"
 #include "train/logging.h"
 

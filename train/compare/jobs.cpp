@@ -30,14 +30,23 @@ struct Running {
   Clock::time_point start = Clock::now();
 };
 
-// What the slot's job sees of the GPUs: one of those that this process sees.
-std::vector<std::pair<std::string, std::string>> environment_of(int64_t slot, int64_t n_gpus) {
-  if (n_gpus < 2) return {};
+// What the slot's job sees of the machine: one of the GPUs that this process sees, and its share of
+// the processor. Threads that are more than the cores wait for each other by spinning.
+std::vector<std::pair<std::string, std::string>> environment_of(int64_t slot,
+                                                                const JobOptions& options) {
+  std::vector<std::pair<std::string, std::string>> variables;
+  if (options.at_once > 1 && !std::getenv("OMP_NUM_THREADS"))
+    variables.emplace_back("OMP_NUM_THREADS",
+                           std::to_string(std::max<int64_t>(
+                               1, std::thread::hardware_concurrency() / options.at_once)));
+  if (options.n_gpus < 2) return variables;
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
   const std::vector<std::string> names =
       visible && *visible ? split(visible, ',') : std::vector<std::string>();
-  const auto gpu = static_cast<size_t>(slot % n_gpus);
-  return {{"CUDA_VISIBLE_DEVICES", gpu < names.size() ? names[gpu] : std::to_string(gpu)}};
+  const auto gpu = static_cast<size_t>(slot % options.n_gpus);
+  variables.emplace_back("CUDA_VISIBLE_DEVICES",
+                         gpu < names.size() ? names[gpu] : std::to_string(gpu));
+  return variables;
 }
 
 class Queue {
@@ -69,7 +78,7 @@ class Queue {
     const int64_t slot = free_.back();
     OwnProcess::Options options;
     options.arguments = job.arguments;
-    options.environment = environment_of(slot, options_.n_gpus);
+    options.environment = environment_of(slot, options_);
     options.err = job.log;
     options.out = job.out.empty() ? "/dev/null" : job.out + ".part";
     free_.pop_back();

@@ -2,8 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -19,17 +17,11 @@
 #include "train/compare/jobs.h"
 #include "train/compare/measure.h"
 #include "train/compare/plan.h"
-#if __has_include("train/compare/report.h")
 #include "train/compare/report.h"
-#else
-#include "train/compare/results.h"
-namespace ceiling {
-inline void write_report(const ComparisonResults&, const std::string&) {}
-}  // namespace ceiling
-#endif
 #include "train/compare/run_record.h"
 #include "train/describe.h"
 #include "train/run_lock.h"
+#include "train/selftest.h"
 #include "train/setup.h"
 #include "train/trainer.h"
 
@@ -59,6 +51,7 @@ class Runner {
     spdlog::info("{}\n{}", comparison_.compare.title, comparison_text(comparison_, plan));
     require_planned(plan, plan.grid());
     note_device();
+    require_selftest(device_);  // once, and not by all jobs at the same time
 
     for (const MatchedContender& contender : plan.contenders())
       run_jobs(measurements.missing(contender), {});
@@ -122,9 +115,6 @@ class Runner {
       Job job;
       job.name = run.name;
       job.arguments = {"train", run.config, "log.progress=off"};
-      if (jobs_.at_once > 1 && device_.is_cpu() && !config.run.threads)
-        job.arguments.push_back(fmt::format(
-            "run.threads={}", std::max<int64_t>(1, at::get_num_threads() / jobs_.at_once)));
       job.log = run.dir + ".log";
       job.progress = [run] { return progress_text(run.dir, run.steps); };
       job.accept = [run](int code) {
@@ -158,15 +148,23 @@ class Runner {
                        std::to_string(config.eval.samples.value_or(0))};
       if (!config.recall()) {
         job.arguments.insert(job.arguments.end(), {"--data", config.data.path});
-        if (!comparison_.compare.recall.empty())
-          job.arguments.insert(job.arguments.end(),
-                               {"--recall", join(comparison_.compare.recall, ",")});
+        if (comparison_.compare.recall) add_probes(job.arguments);
       }
       job.log = run.evaluation + ".log";
       job.out = run.evaluation;
       jobs.push_back(std::move(job));
     }
     run_jobs(std::move(jobs), jobs_);
+  }
+
+  void add_probes(std::vector<std::string>& arguments) const {
+    const CompareSection& compare = comparison_.compare;
+    arguments.insert(arguments.end(),
+                     {"--recall", "--recall-samples", std::to_string(compare.recall_samples)});
+    if (compare.recall_contexts.empty()) return;
+    arguments.push_back("--recall-context");
+    for (const int64_t context : compare.recall_contexts)
+      arguments.push_back(std::to_string(context));
   }
 
   // All devices that this comparison has run on, a line each.

@@ -38,7 +38,11 @@ void CompareSection::fields(Fields& f) {
   f("decode_lengths", decode_lengths, AtLeast{0},
     "tokens before, for the speed and state of decoding; empty: data.context");
   f("decode_batch", decode_batch, AtLeast{1}, "rows decoded at a time");
-  f("recall", recall, "zero-shot recall probes, as eval.recall");
+  f("recall", recall,
+    "language models: also probe what is recalled of the context, untrained (`ceiling eval "
+    "--recall`)");
+  f("recall_contexts", recall_contexts, AtLeast{1}, "lengths of the probes; empty: data.context");
+  f("recall_samples", recall_samples, AtLeast{1}, "sequences per probe and length");
 }
 
 namespace {

@@ -28,7 +28,9 @@ struct CompareSection {
   bool keep_checkpoints = true;
   std::vector<int64_t> speed_contexts, decode_lengths;
   int64_t decode_batch = 1;
-  std::vector<std::string> recall;
+  bool recall = true;
+  std::vector<int64_t> recall_contexts;
+  int64_t recall_samples = 64;
   void fields(Fields& f);
 };
 
