@@ -6,7 +6,7 @@
 //   accumulators; two of their tiles have the layout of a B fragment, so Q S needs no trip through
 //   shared memory. Scores are computed once per block and pass through shared memory in bfloat16.
 // Limits: fewer than about 132 blocks leave SMs idle: time is then cut into segments, whose states
-//   a first pass over key and value finds (`kOutput` false).
+//   a first pass over key and value finds. Or the states are the result (checkpoints).
 #include "modules/ops/cuda/mma.cuh"
 #include "modules/ops/retention/cuda.h"
 
@@ -43,10 +43,14 @@ struct Shape {
   static_assert(kBytes * kBlocksPerSm <= 226 * 1024, "shared memory of an SM");
 };
 
+// What one walk through time leaves behind.
+enum class Pass { kOutput, kSegmentStates, kCheckpoints };
+
 // Weights of one chunk's tokens.
 template <int kC>
 struct Weights {
   float sum[kC];     // log2 of the decays from the chunk's begin to the token, its own included
+  float source[kC];  // the same less (backward, plus) log2 of the value's weight
   float enter[kC];   // what the entering state weighs in out
   float leave[kC];   // what the token weighs in the leaving state
   int document[kC];  // documents that have started since the chunk's begin
@@ -102,9 +106,14 @@ __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p, int64_t b,
     const int at = lane * kEach + i;
     const float from_begin = document[i] == 0 ? exp2_fast(sum[i]) : 0.0f;
     const float to_end = document[i] == starts ? exp2_fast(total - sum[i]) : 0.0f;
-    w.sum[at] = sum[i], w.document[at] = document[i];
+    w.sum[at] = w.source[at] = sum[i], w.document[at] = document[i];
     w.enter[at] = kBackward ? to_end : from_begin;
     w.leave[at] = kBackward ? from_begin : to_end;
+    if (p.value_weight && at < tokens) {
+      const float weight = p.value_weight[(b * p.seq_len + t0 + at) * p.heads + h];
+      w.source[at] += kBackward ? log2f(weight) : -log2f(weight);
+      w.leave[at] *= weight;
+    }
   }
   if (lane == 0) w.across = starts == 0 ? exp2_fast(total) : 0.0f, w.starts = starts;
 }
@@ -140,9 +149,33 @@ class TileCopy {
   uint32_t to_;
 };
 
-template <class S, bool kBackward, bool kOutput>
+// By one warp: its state, rounded and transposed, into 16 rows of `to`, each columns_stride apart,
+// of which `columns` exist. `room`: 16 rows of S::Rows.
+template <class S>
+__device__ void store_checkpoint(const float (&state)[S::kMPart / 8][4], unsigned char* room,
+                                 bf16* to, int64_t columns, int64_t m_dim) {
+  using Rows = typename S::Rows;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
+#pragma unroll
+  for (int i = 0; i < S::kM / 8; ++i)
+#pragma unroll
+    for (int down = 0; down < 2; ++down)
+      *reinterpret_cast<uint32_t*>(room + Rows::at(g + 8 * down, 8 * i) + 4 * t4) =
+          pack(state[i][2 * down], state[i][2 * down + 1]);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < S::kM / 16; ++i) {
+    const int piece = i * kWarp + lane, row = piece / Rows::kPieces, m = piece % Rows::kPieces * 8;
+    if (row < columns && m < m_dim)
+      *reinterpret_cast<uint4*>(to + row * m_dim + m) =
+          *reinterpret_cast<const uint4*>(room + Rows::at(row, 0) + 2 * m);
+  }
+}
+
+template <class S, bool kBackward, Pass kPass>
 __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     const __grid_constant__ GpuSweepParams p) {
+  constexpr bool kOutput = kPass == Pass::kOutput;
   constexpr int kC = S::kC, kWarps = S::kWarps, kMPart = S::kMPart, kBlocks = kC / 16;
   using Rows = typename S::Rows;
   using Columns = typename S::Columns;
@@ -192,8 +225,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   float state[kMPart / 8][4];
   const int64_t bh_count = p.batch * p.heads;
   // A segment's entering state is in its place of segment_states; the first pass starts from zero.
-  const float* state_in = p.segments > 1 ? (kOutput ? p.segment_states : nullptr) : p.state_in;
-  float* state_out = p.segments > 1 && !kOutput ? p.segment_states : p.state_out;
+  constexpr bool kFirstPass = kPass == Pass::kSegmentStates;
+  const float* state_in = kFirstPass ? nullptr : (p.segments > 1 ? p.segment_states : p.state_in);
+  float* state_out = kFirstPass ? p.segment_states : p.state_out;
   const auto state_index = [&](const int64_t segment, int i, int c) -> int64_t {
     const int64_t row = part * kMPart + 8 * i + 2 * t4 + (c & 1);
     const int64_t column = first_column + column_warp * 16 + g + (c & 2) * 4;
@@ -235,6 +269,23 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     const Weights<kC>& w = weights[visit % 2];
     const uint32_t q_tile = stage_of(visit), k_tile = q_tile + S::kKey, v_tile = q_tile + S::kValue;
 
+    if constexpr (kPass == Pass::kCheckpoints) {
+      static_assert(S::kParts == 1 && S::kSlice <= S::kStages * kC && kSweepCheckpoint % kC == 0,
+                    "each warp has 16 rows of the queries' place, which is unused");
+      const int64_t t0 = token_of(visit), next = t0 + kC;
+      if (kBackward ? next % kSweepCheckpoint == 0 || next >= p.seq_len
+                    : t0 % kSweepCheckpoint == 0) {
+        const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint;
+        const int64_t first = first_column + column_warp * 16;
+        bf16* to =
+            static_cast<bf16*>(p.checkpoints) +
+            (((b * checkpoints + t0 / kSweepCheckpoint) * p.heads + h) * p.n_dim + first) * p.m_dim;
+        store_checkpoint<S>(state,
+                            memory + warp * 16 / kC * S::kStageBytes + Rows::at(warp * 16 % kC, 0),
+                            to, p.n_dim - first, p.m_dim);
+      }
+    }
+
     float out[kBlocks][2][4] = {};
     if constexpr (kOutput) {
       // Scores, 16 x 16 at a time: those on or below the diagonal (above, backward in time).
@@ -264,7 +315,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
             for (int right = 0; right < 2; ++right) {
               const int column = column_block * 16 + half * 8 + 2 * t4 + right,
                         c = 2 * down + right;
-              const float between = kBackward ? w.sum[column] - row_sum : row_sum - w.sum[column];
+              const float between =
+                  kBackward ? w.source[column] - row_sum : row_sum - w.source[column];
               bool seen = kBackward ? column >= row : row >= column;
               if (w.starts > 0) seen = seen && w.document[row] == w.document[column];
               masked[right] =
@@ -380,6 +432,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
         const int64_t tokens = p.seq_len - token_of(visit);
         int64_t row = out_first + (token_of(visit) + g) * out_stride;
         const int columns = static_cast<int>(slice_columns) - column_warp * 16 - 2 * t4;
+        const float skip = p.skip ? p.skip[h] : 0.0f;
+        const unsigned char* values = memory + (v_tile - base);
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i)
 #pragma unroll
@@ -388,7 +442,13 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               if (half * 8 >= columns) continue;
-              const float left = out[i][half][2 * down], right = out[i][half][2 * down + 1];
+              float left = out[i][half][2 * down], right = out[i][half][2 * down + 1];
+              if (p.skip) {
+                const float2 value = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(
+                    values + Columns::at(i * 16 + down * 8 + g, column_warp * 16 + half * 8) +
+                    4 * t4));
+                left += skip * value.x, right += skip * value.y;
+              }
               const int64_t at = row + half * 8;
               if (p.wide_out)
                 *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at) =
@@ -401,15 +461,15 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     }
   }
 
-  if (p.segments > 1 && !kOutput && threadIdx.x == 0 && blockIdx.x == 0)
+  if (kFirstPass && threadIdx.x == 0 && blockIdx.x == 0)
     p.segment_across[int64_t{blockIdx.z} * bh_count + bh] = across_all;
-  const bool last = !kOutput || p.segments == 1 || blockIdx.z + 1 == p.segments;
+  const bool last = kFirstPass || p.segments == 1 || blockIdx.z + 1 == p.segments;
   if (!state_out || !last) return;
 #pragma unroll
   for (int i = 0; i < kMPart / 8; ++i)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int64_t to = state_index(!kOutput && p.segments > 1 ? blockIdx.z : 0, i, c);
+      const int64_t to = state_index(kFirstPass ? blockIdx.z : 0, i, c);
       if (to >= 0) state_out[to] = state[i][c];
     }
 }
@@ -429,9 +489,9 @@ __global__ void enter_segments(const __grid_constant__ GpuSweepParams p) {
   }
 }
 
-template <class S, bool kBackward, bool kOutput>
+template <class S, bool kBackward, Pass kPass>
 void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) {
-  const auto kernel = chunk_kernel<S, kBackward, kOutput>;
+  const auto kernel = chunk_kernel<S, kBackward, kPass>;
   static const bool prepared =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes) ==
       cudaSuccess;
@@ -441,14 +501,14 @@ void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) 
   kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p);
 }
 
-template <class S, bool kBackward>
+template <class S, bool kBackward, Pass kPass = Pass::kOutput>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   if (p.segments > 1) {
-    run_kernel<S, kBackward, false>(p, p.segments - 1, stream);
+    run_kernel<S, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
     const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
     enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
   }
-  run_kernel<S, kBackward, true>(p, p.segments, stream);
+  run_kernel<S, kBackward, kPass>(p, p.segments, stream);
 }
 
 // The shapes that measured best (bench/results/) among slices of 32 to 128, chunks of 32 and 64, 1
@@ -456,6 +516,10 @@ void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
 template <bool kBackward>
 void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
   const bool narrow = p.slice == (p.m_dim <= 256 ? 64 : 32);
+  if (p.checkpoints)
+    return p.m_dim <= 64
+               ? run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward, Pass::kCheckpoints>(p, stream)
+               : run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward, Pass::kCheckpoints>(p, stream);
   if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward>(p, stream);
   if (p.m_dim <= 128)
     return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream)

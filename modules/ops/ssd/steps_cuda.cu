@@ -1,0 +1,195 @@
+// The two ends of ssd's way in chunks: time steps before the sweeps, and the gradients of dt and of
+// the parameters after them.
+// Bound:  latency; both move some ten floats per token and head.
+// Layout: steps_kernel gives each head's chunk to a thread, neighbours neighbouring heads;
+//   close_kernel gives a head of a row to a block, whose warps take chunks in turns.
+#include "modules/ops/retention/run.cuh"
+#include "modules/ops/ssd/cuda.h"
+#include "modules/ops/ssd/step.cuh"
+
+namespace ceiling {
+namespace {
+
+using namespace gpu;
+
+constexpr float kLog2E = 1.44269504f;
+constexpr int kC = kSsdChunk, kEach = kC / kWarp;
+static_assert(kEach == 4, "a lane moves its tokens as one float4");
+constexpr int kStepThreads = 64, kCloseThreads = 512, kCloseWarps = kCloseThreads / kWarp;
+
+__global__ __launch_bounds__(kStepThreads) void steps_kernel(
+    const __grid_constant__ SsdChunkParams c) {
+  const SsdParams& p = c.of;
+  const int64_t b = blockIdx.x / c.chunks, t0 = blockIdx.x % c.chunks * kC;
+  const int tokens = static_cast<int>(min(int64_t{kC}, p.seq_len - t0));
+  const int64_t first = b * p.seq_len + t0;
+  if (c.document && blockIdx.y == 0 && threadIdx.x < kWarp) {
+    const int lane = threadIdx.x;
+    int own[kEach], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int t = lane * kEach + i;
+      own[i] = sum += c.start && t < tokens ? c.start[first + t] : 0;
+    }
+    int before = sum;
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, before, offset);
+      if (lane >= offset) before += other;
+    }
+    before -= sum;
+    reinterpret_cast<int4*>(c.document + int64_t{blockIdx.x} * kC)[lane] =
+        make_int4(before + own[0], before + own[1], before + own[2], before + own[3]);
+  }
+  const int64_t h = int64_t{blockIdx.y} * kStepThreads + threadIdx.x;
+  if (h >= p.heads) return;
+  const float rate = decay_rate(p, h);
+  float sum = 0;
+  const int64_t of_chunk = (int64_t{blockIdx.x} * p.heads + h) * kC;
+#pragma unroll 4
+  for (int t = 0; t < kC; t += kEach) {
+    float decay[kEach], step[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      step[i] = 0;
+      if (t + i < tokens) {
+        const int64_t token = first + t + i;
+        step[i] = step_of(p, wide(row_of<bf16>(p.dt, p, token)[h]), h).delta;
+        c.delta[token * p.heads + h] = step[i];
+        static_cast<float*>(p.log_decay)[token * p.heads + h] = step[i] * rate;
+      }
+      sum += step[i] * rate;
+      decay[i] = kLog2E * sum;
+    }
+    if (!c.decay) continue;
+    *reinterpret_cast<float4*>(c.decay + of_chunk + t) =
+        make_float4(decay[0], decay[1], decay[2], decay[3]);
+    *reinterpret_cast<float4*>(c.step + of_chunk + t) =
+        make_float4(step[0], step[1], step[2], step[3]);
+  }
+}
+
+__device__ __forceinline__ void load_four(const float* from, float (&to)[kEach]) {
+  load<kEach>(from + threadIdx.x % kWarp * kEach, to);
+}
+
+// README.md, eq. 1 to 3.
+__global__ __launch_bounds__(kCloseThreads) void close_kernel(
+    const __grid_constant__ SsdChunkParams c) {
+  __shared__ float lanes[kCloseWarps];
+  const SsdParams& p = c.of;
+  const int64_t b = blockIdx.x / p.heads, h = blockIdx.x % p.heads;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const auto of_chunk = [&](int64_t chunk) { return ((b * c.chunks + chunk) * p.heads + h) * kC; };
+  float* boundary = c.boundary + int64_t{blockIdx.x} * c.chunks * 2;
+
+  for (int64_t chunk = warp; chunk < c.chunks; chunk += kCloseWarps) {
+    float of_state[kEach], to_state[kEach], step[kEach], read = 0, left = 0;
+    load_four(c.of_state + of_chunk(chunk), of_state);
+    load_four(c.to_state + of_chunk(chunk), to_state);
+    load_four(c.step + of_chunk(chunk), step);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) read += of_state[i], left += step[i] * to_state[i];
+    read = warp_sum(read), left = warp_sum(left);
+    if (lane == 0) boundary[2 * chunk] = read, boundary[2 * chunk + 1] = left;
+  }
+  __syncthreads();
+  // What passes over each whole chunk, from the last to the first.
+  if (warp == 0) {
+    double carry = c.end ? c.end[blockIdx.x] : 0.0;
+    for (int64_t last = c.chunks; last > 0; last -= kWarp) {
+      const int64_t chunk = last - 1 - lane;
+      float read = 0, left = 0;
+      Run run{0, 0};
+      if (chunk >= 0) {
+        read = boundary[2 * chunk], left = boundary[2 * chunk + 1];
+        run.starts = c.document[(b * c.chunks + chunk) * kC + kC - 1] > 0;
+        run.sum = run.starts ? static_cast<double>(read) : static_cast<double>(read) - left;
+      }
+      const bool cut = run.starts || (chunk == 0 && c.from_zero);
+      run = scan_warp(run);
+      const double after_lane = then({carry, 0}, run).sum;
+      double after = __shfl_up_sync(0xffffffffu, after_lane, 1);
+      if (lane == 0) after = carry;
+      if (chunk >= 0) boundary[2 * chunk] = cut ? 0.0f : static_cast<float>(after - left);
+      carry = __shfl_sync(0xffffffffu, after_lane, kWarp - 1);
+    }
+  }
+  __syncthreads();
+
+  const float rate = decay_rate(p, h);
+  float of_a = 0, of_d = 0, of_bias = 0;
+  for (int64_t chunk = warp; chunk < c.chunks; chunk += kCloseWarps) {
+    float of_state[kEach], of_tokens[kEach], to_tokens[kEach], to_state[kEach], step[kEach],
+        skip[kEach];
+    load_four(c.of_state + of_chunk(chunk), of_state);
+    load_four(c.of_tokens + of_chunk(chunk), of_tokens);
+    load_four(c.to_tokens + of_chunk(chunk), to_tokens);
+    load_four(c.to_state + of_chunk(chunk), to_state);
+    load_four(c.step + of_chunk(chunk), step);
+    load_four(c.through_skip + of_chunk(chunk), skip);
+    const int4 four = reinterpret_cast<const int4*>(c.document + (b * c.chunks + chunk) * kC)[lane];
+    const int document[kEach] = {four.x, four.y, four.z, four.w};
+    int document_before = __shfl_up_sync(0xffffffffu, four.w, 1);
+    if (lane == 0) document_before = 0;
+    // Sums over later readers and over earlier sources.
+    float late[kEach], early[kEach], own_late = 0, own_early = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      early[i] = own_early;
+      own_early += step[i] * to_state[i];
+    }
+#pragma unroll
+    for (int i = kEach - 1; i >= 0; --i)
+      late[i] = own_late += of_tokens[i] - step[i] * to_tokens[i] + of_state[i];
+    float up_to = own_early, from_on = own_late;
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const float below = __shfl_up_sync(0xffffffffu, up_to, offset),
+                  above = __shfl_down_sync(0xffffffffu, from_on, offset);
+      if (lane >= offset) up_to += below;
+      if (lane + offset < kWarp) from_on += above;
+    }
+    const float around = boundary[2 * chunk] + (up_to - own_early) + (from_on - own_late);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int64_t t = chunk * kC + lane * kEach + i;
+      const bool starts = document[i] != (i > 0 ? document[i - 1] : document_before);
+      const bool has_source = !starts && !(t == 0 && c.from_zero);
+      if (t >= p.seq_len) continue;
+      const float of_decay = has_source ? around + late[i] + early[i] : 0.0f;
+      const int64_t token = b * p.seq_len + t;
+      const float slope = step_of(p, wide(row_of<bf16>(p.dt, p, token)[h]), h).slope;
+      const float at_dt = (to_tokens[i] + to_state[i] + rate * of_decay) * slope;
+      static_cast<bf16*>(p.ddt)[token * p.heads + h] = narrow<bf16>(at_dt);
+      of_a += rate * step[i] * of_decay, of_d += skip[i], of_bias += at_dt;
+    }
+  }
+  of_a = block_sum<kCloseThreads>(of_a, lanes);
+  of_d = block_sum<kCloseThreads>(of_d, lanes);
+  of_bias = block_sum<kCloseThreads>(of_bias, lanes);
+  if (threadIdx.x > 0) return;
+  float* partial = static_cast<float*>(p.partial) + b * 3 * p.heads + h;
+  partial[0] = of_a, partial[p.heads] = of_d, partial[2 * p.heads] = of_bias;
+}
+
+void launch_steps(const SsdChunkParams& c, void* stream) {
+  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
+                  static_cast<unsigned>((c.of.heads + kStepThreads - 1) / kStepThreads));
+  if (grid.x == 0) return;
+  steps_kernel<<<grid, kStepThreads, 0, static_cast<cudaStream_t>(stream)>>>(c);
+}
+void launch_close(const SsdChunkParams& c, void* stream) {
+  const auto blocks = static_cast<unsigned>(c.of.batch * c.of.heads);
+  if (blocks == 0) return;
+  close_kernel<<<blocks, kCloseThreads, 0, static_cast<cudaStream_t>(stream)>>>(c);
+}
+
+[[maybe_unused]] const bool registered = [] {
+  ssd_steps_cuda.launch = launch_steps;
+  ssd_close_cuda.launch = launch_close;
+  return true;
+}();
+
+}  // namespace
+}  // namespace ceiling
