@@ -1,6 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty_like.h>
 
 #include "modules/ops/device.h"
 #include "modules/ops/retention/cuda.h"
@@ -101,7 +101,8 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in,
   const at::Tensor dc = at::empty({2 * p.parts, batch, seq_len, groups, width}, wide),
                    db = at::empty({p.parts, batch, seq_len, groups, width}, wide);
   p.dc_parts = dc.mutable_data_ptr<float>(), p.db_parts = db.mutable_data_ptr<float>();
-  launch(ssd_chunks_cuda, p, in.x);
+  launch(ssd_reads_cuda, p, in.x);
+  launch(ssd_sources_cuda, p, in.x);
   grads.b = db.sum(0).to(in.b.scalar_type()), grads.c = dc.sum(0).to(in.c.scalar_type());
 
   // The final state is a reader after the end.

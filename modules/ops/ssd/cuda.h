@@ -36,9 +36,10 @@ struct SsdChunkParams {
   bool from_zero;     // no state came in
   float* boundary;    // [B, H, C, 2]: room
 };
-inline CudaKernel<SsdChunkParams> ssd_steps_cuda;   // delta, of.log_decay, decay, step, document
-inline CudaKernel<SsdChunkParams> ssd_chunks_cuda;  // dc_parts to through_skip, and of.dx; P 64, N
-                                                    // 64 or 128
-inline CudaKernel<SsdChunkParams> ssd_close_cuda;   // of.ddt and of.partial, [B, 3, H]
+// In this order; P 64 and N 64 or 128 for the two in the middle.
+inline CudaKernel<SsdChunkParams> ssd_steps_cuda,  // delta, of.log_decay, decay, step, document
+    ssd_reads_cuda,                                // of_state, the first `parts` of dc_parts
+    ssd_sources_cuda,  // of.dx, db_parts, the other dc_parts, of_tokens to through_skip
+    ssd_close_cuda;    // of.ddt and of.partial, [B, 3, H]
 
 }  // namespace ceiling
