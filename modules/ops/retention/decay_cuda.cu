@@ -7,7 +7,6 @@
 //   float64, kScan tokens at a time, anew in each document.
 #include "modules/ops/cuda/vector.cuh"
 #include "modules/ops/retention/cuda.h"
-#include "modules/ops/retention/run.cuh"
 
 namespace ceiling {
 namespace {
@@ -92,6 +91,15 @@ __global__ __launch_bounds__(kTermThreads) void terms_kernel(const GpuDecayGradi
   }
 }
 
+// A run of tokens, from late to early: what they add, and whether a document starts among them.
+struct Run {
+  double sum;
+  int starts;
+};
+__device__ __forceinline__ Run then(Run late, Run early) {
+  return {early.starts ? early.sum : late.sum + early.sum, late.starts | early.starts};
+}
+
 __global__ __launch_bounds__(kScan) void sums_kernel(const GpuDecayGradientParams p) {
   __shared__ Run warps[kScan / kWarp];
   const int64_t b = blockIdx.x / p.heads, h = blockIdx.x % p.heads;
@@ -105,7 +113,12 @@ __global__ __launch_bounds__(kScan) void sums_kernel(const GpuDecayGradientParam
       // No source lies before the start of a document; the sum there is rounding.
       if (!run.starts) run.sum = p.terms[blockIdx.x * p.seq_len + t];
     }
-    run = scan_warp(run);
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const Run late{__shfl_up_sync(0xffffffffu, run.sum, offset),
+                     __shfl_up_sync(0xffffffffu, run.starts, offset)};
+      if (lane >= offset) run = then(late, run);
+    }
     if (lane == kWarp - 1) warps[warp] = run;
     __syncthreads();
     Run before{carry, 0};

@@ -25,9 +25,11 @@ struct Shape {
   static constexpr uint32_t kReadsState = kRowBytes, kReadsDecay = kReadsState + kStateBytes,
                             kReadsStage = kReadsDecay + kVectorBytes,
                             kReadsBytes = kWideBytes + kStages * kReadsStage;
-  // sources_kernel: B, products, then stages of x, dy, state, decays, steps.
+  // sources_kernel: B, products, then stages of x, dy, state after, decays, steps,
+  // state before.
   static constexpr uint32_t kDy = kRowBytes, kState = 2 * kRowBytes, kDecay = kState + kStateBytes,
-                            kStep = kDecay + kVectorBytes, kStage = kStep + kVectorBytes,
+                            kStep = kDecay + kVectorBytes, kBefore = kStep + kVectorBytes,
+                            kStage = kBefore + kStateBytes,
                             kBytes = kWideBytes + kScoreBytes + kStages * kStage;
   static_assert(kWideBytes <= kStage && Pairs::at(kC, 0) <= kStage,
                 "C, and sums over heads, take the place of a stage");

@@ -101,21 +101,15 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in,
   const at::Tensor dc = at::empty({2 * p.parts, batch, seq_len, groups, width}, wide),
                    db = at::empty({p.parts, batch, seq_len, groups, width}, wide);
   p.dc_parts = dc.mutable_data_ptr<float>(), p.db_parts = db.mutable_data_ptr<float>();
+  const at::Tensor passing = at::empty({batch, p.chunks, heads}, wide);
+  p.passing = passing.mutable_data_ptr<float>();
   launch(ssd_reads_cuda, p, in.x);
   launch(ssd_sources_cuda, p, in.x);
   grads.b = db.sum(0).to(in.b.scalar_type()), grads.c = dc.sum(0).to(in.c.scalar_type());
 
-  // The final state is a reader after the end.
-  at::Tensor end;
-  if (d_state.defined())
-    end = (before.state.to(at::kDouble) * d_state.to(at::kDouble))
-              .sum(at::IntArrayRef({-1, -2}))
-              .contiguous();
-  p.end = end.defined() ? end.const_data_ptr<double>() : nullptr;
   p.from_zero = !in.state.defined();
-  const at::Tensor boundary = at::empty({batch, heads, p.chunks, 2}, wide),
-                   partial = at::empty({batch, 3, heads}, wide);
-  p.boundary = boundary.mutable_data_ptr<float>(), p.of.partial = partial.mutable_data_ptr();
+  const at::Tensor partial = at::empty({batch, 3, heads}, wide);
+  p.of.partial = partial.mutable_data_ptr();
   launch(ssd_close_cuda, p, in.x);
   grads.weights = partial.sum(0);
   if (in.state.defined()) grads.state = after.state.to(in.state.scalar_type());

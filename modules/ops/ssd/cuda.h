@@ -32,9 +32,8 @@ struct SsdChunkParams {
   // tokens of the chunk; what is read of a token's x by tokens of the chunk, by the state after it
   // (both without Delta); x . dy.
   float *of_state, *of_tokens, *to_tokens, *to_state, *through_skip;
-  const double* end;  // [B, H] or null: <final state, its gradient>
-  bool from_zero;     // no state came in
-  float* boundary;    // [B, H, C, 2]: room
+  float* passing;  // [B, C, H]: <state before, gradient of the state after> times the decay between
+  bool from_zero;  // no state came in
 };
 // In this order; P 64 and N 64 or 128 for the two in the middle.
 inline CudaKernel<SsdChunkParams> ssd_steps_cuda,  // delta, of.log_decay, decay, step, document

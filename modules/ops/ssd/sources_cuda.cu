@@ -28,6 +28,24 @@ __device__ __forceinline__ float column_sum(const float (&column)[2][2]) {
   return sum + __shfl_xor_sync(0xffffffffu, sum, 4);
 }
 
+// What this thread has of the product of two states.
+template <int kN>
+__device__ __forceinline__ float share_of_dot(const unsigned char* a, const unsigned char* b) {
+  using Wide = Tile<kN>;
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kP * Wide::kPieces / kThreads; ++i) {
+    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
+    const uint32_t at = Wide::at(piece / Wide::kPieces, piece % Wide::kPieces * 8);
+    float left[8], right[8];
+    load<8>(reinterpret_cast<const bf16*>(a + at), left);
+    load<8>(reinterpret_cast<const bf16*>(b + at), right);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) sum += left[e] * right[e];
+  }
+  return sum;
+}
+
 template <int kN>
 __global__ __launch_bounds__(kThreads,
                              1) void sources_kernel(const __grid_constant__ SsdChunkParams c) {
@@ -36,6 +54,7 @@ __global__ __launch_bounds__(kThreads,
   extern __shared__ __align__(128) unsigned char memory[];
   __shared__ int document[kC];
   __shared__ float pair_sums[2][kWarps][kC];  // of readers, by their sources' block
+  __shared__ float passing_sums[2][kWarps];
   constexpr uint32_t kStagesAt = S::kWideBytes + kScoreBytes;
   const uint32_t base = shared_address(memory), stages = base + kStagesAt;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
@@ -43,7 +62,12 @@ __global__ __launch_bounds__(kThreads,
   // scheduler, and together have nine blocks of readers.
   const int block = warp < kWarps / 2 ? warp : kWarps + kWarps / 2 - 1 - warp;
   const Place at(c);
-  const auto fetch = [&](int n) {
+  const auto last_decay = [&](int n) {
+    return n < at.heads ? c.decay[at.head(c, n) * kC + kC - 1] : 0.0f;
+  };
+  // Whether anything passes over the whole chunk that float32 sums would notice.
+  const auto passes = [&](float decay) { return document[kC - 1] == 0 && decay > -32.0f; };
+  const auto fetch = [&](int n, bool passing) {
     const uint32_t to = stages + n % kStages * S::kStage;
     const int64_t head = at.head(c, n), column = (at.first_head + n) * kP;
     copy_rows<Rows, kC>(to, at.rows(c.of.x, column), c.of.x.time_stride, at.tokens);
@@ -52,6 +76,9 @@ __global__ __launch_bounds__(kThreads,
                         kN, kP);
     copy_vector(to + S::kDecay, c.decay + head * kC);
     copy_vector(to + S::kStep, c.step + head * kC);
+    if (passing)
+      copy_rows<Wide, kP>(to + S::kBefore, static_cast<const bf16*>(c.states) + head * kP * kN, kN,
+                          kP);
     commit_copies();
   };
   const auto fetch_c = [&] {
@@ -96,11 +123,16 @@ __global__ __launch_bounds__(kThreads,
     }
   }
   __syncthreads();  // all are done with C
-  if (at.heads > 0) fetch(0);
+  float decay_ahead[2] = {last_decay(0), last_decay(1)};
+  if (at.heads > 0) fetch(0, passes(decay_ahead[0]));
 
-  const auto add_pairs = [&](int n) {
-    if (threadIdx.x >= kC) return;
+  const auto add_warps = [&](int n) {
     float sum = 0;
+    if (threadIdx.x == kC) {
+      for (const float of : passing_sums[n % 2]) sum += of;
+      c.passing[at.head(c, n)] = sum;
+    }
+    if (threadIdx.x >= kC) return;
     for (int of = 0; of <= static_cast<int>(threadIdx.x) / 16; ++of)
       sum += pair_sums[n % 2][of][threadIdx.x];
     c.of_tokens[at.head(c, n) * kC + threadIdx.x] = sum;
@@ -114,12 +146,18 @@ __global__ __launch_bounds__(kThreads,
   for (int n = 0; n < at.heads; ++n) {
     wait_copies<0>();
     __syncthreads();  // this head is here, and all are done with the one before
-    if (n > 0) add_pairs(n - 1);
-    if (n + 1 < at.heads) fetch(n + 1);
+    if (n > 0) add_warps(n - 1);
+    if (n + 1 < at.heads) fetch(n + 1, passes(decay_ahead[1]));
     const uint32_t stage_at = n % kStages * S::kStage, stage = stages + stage_at;
     unsigned char* here = memory + kStagesAt + stage_at;
     const float* decay = reinterpret_cast<const float*>(here + S::kDecay);
     const float* step = reinterpret_cast<const float*>(here + S::kStep);
+    float passing = 0;
+    if (passes(decay_ahead[0]))
+      passing = exp2_fast(decay_ahead[0]) *
+                warp_sum(share_of_dot<kN>(here + S::kState, here + S::kBefore));
+    if (lane == 0) passing_sums[n % 2][warp] = passing;
+    decay_ahead[0] = decay_ahead[1], decay_ahead[1] = last_decay(n + 2);
     const float own_decay[2] = {decay[row0], decay[row0 + 8]},
                 own_step[2] = {step[row0], step[row0 + 8]};
     float leave[2], weights[2], to_state[2], out[8][4];
@@ -220,7 +258,7 @@ __global__ __launch_bounds__(kThreads,
     }
   }
   __syncthreads();  // all are done with all heads
-  if (at.heads > 0) add_pairs(at.heads - 1);
+  if (at.heads > 0) add_warps(at.heads - 1);
 
   // Once for all heads: dB += pairs C, dC += pairs^T B.
   fetch_c();

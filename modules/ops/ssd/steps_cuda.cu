@@ -3,7 +3,6 @@
 // Bound:  latency; both move some ten floats per token and head.
 // Layout: steps_kernel gives each head's chunk to a thread, neighbours neighbouring heads;
 //   close_kernel gives a head of a row to a block, whose warps take chunks in turns.
-#include "modules/ops/retention/run.cuh"
 #include "modules/ops/ssd/cuda.h"
 #include "modules/ops/ssd/step.cuh"
 
@@ -81,42 +80,6 @@ __global__ __launch_bounds__(kCloseThreads) void close_kernel(
   const int64_t b = blockIdx.x / p.heads, h = blockIdx.x % p.heads;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const auto of_chunk = [&](int64_t chunk) { return ((b * c.chunks + chunk) * p.heads + h) * kC; };
-  float* boundary = c.boundary + int64_t{blockIdx.x} * c.chunks * 2;
-
-  for (int64_t chunk = warp; chunk < c.chunks; chunk += kCloseWarps) {
-    float of_state[kEach], to_state[kEach], step[kEach], read = 0, left = 0;
-    load_four(c.of_state + of_chunk(chunk), of_state);
-    load_four(c.to_state + of_chunk(chunk), to_state);
-    load_four(c.step + of_chunk(chunk), step);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) read += of_state[i], left += step[i] * to_state[i];
-    read = warp_sum(read), left = warp_sum(left);
-    if (lane == 0) boundary[2 * chunk] = read, boundary[2 * chunk + 1] = left;
-  }
-  __syncthreads();
-  // What passes over each whole chunk, from the last to the first.
-  if (warp == 0) {
-    double carry = c.end ? c.end[blockIdx.x] : 0.0;
-    for (int64_t last = c.chunks; last > 0; last -= kWarp) {
-      const int64_t chunk = last - 1 - lane;
-      float read = 0, left = 0;
-      Run run{0, 0};
-      if (chunk >= 0) {
-        read = boundary[2 * chunk], left = boundary[2 * chunk + 1];
-        run.starts = c.document[(b * c.chunks + chunk) * kC + kC - 1] > 0;
-        run.sum = run.starts ? static_cast<double>(read) : static_cast<double>(read) - left;
-      }
-      const bool cut = run.starts || (chunk == 0 && c.from_zero);
-      run = scan_warp(run);
-      const double after_lane = then({carry, 0}, run).sum;
-      double after = __shfl_up_sync(0xffffffffu, after_lane, 1);
-      if (lane == 0) after = carry;
-      if (chunk >= 0) boundary[2 * chunk] = cut ? 0.0f : static_cast<float>(after - left);
-      carry = __shfl_sync(0xffffffffu, after_lane, kWarp - 1);
-    }
-  }
-  __syncthreads();
-
   const float rate = decay_rate(p, h);
   float of_a = 0, of_d = 0, of_bias = 0;
   for (int64_t chunk = warp; chunk < c.chunks; chunk += kCloseWarps) {
@@ -150,7 +113,8 @@ __global__ __launch_bounds__(kCloseThreads) void close_kernel(
       if (lane >= offset) up_to += below;
       if (lane + offset < kWarp) from_on += above;
     }
-    const float around = boundary[2 * chunk] + (up_to - own_early) + (from_on - own_late);
+    const float around = c.passing[(b * c.chunks + chunk) * p.heads + h] + (up_to - own_early) +
+                         (from_on - own_late);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int64_t t = chunk * kC + lane * kEach + i;
