@@ -332,7 +332,8 @@ TEST_P(SsdGpuTest, EqualsTheReferenceAtAnyShape) {
 }
 
 TEST_P(SsdGpuTest, EqualsTheReferenceOverSegmentsOfTime) {
-  expect_close_to_reference({1, 1100, 2, 64, 1, 128}, RetentionForm::kChunk, true);
+  for (const bool documents : {false, true})
+    expect_close_to_reference({1, 1100, 2, 64, 1, 128}, RetentionForm::kChunk, documents);
 }
 
 TEST_P(SsdGpuTest, OneTokenAfterAState) {
