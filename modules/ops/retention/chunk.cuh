@@ -19,49 +19,61 @@ struct Weights {
   int starts;        // of documents in the chunk
 };
 
+// What a lane reads for them: asked for a chunk early, so that nobody waits for memory.
+template <int kC>
+struct TokenInputs {
+  static constexpr int kEach = kC / kWarp;
+  float log_decay[kEach], weight[kEach];
+  int starts[kEach];
+
+  __device__ TokenInputs(const GpuSweepParams& p, int64_t b, int64_t h, int64_t t0) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int64_t t = t0 + threadIdx.x % kWarp * kEach + i, token = b * p.seq_len + t;
+      const bool present = t >= 0 && t < p.seq_len;
+      log_decay[i] = 0, weight[i] = 1, starts[i] = 0;
+      if (!present) continue;
+      log_decay[i] = p.log_decay ? p.log_decay[token * p.heads + h] : p.log_decay_of_head[h];
+      if (p.value_weight) weight[i] = p.value_weight[token * p.heads + h];
+      if (p.start) starts[i] = p.start[token];
+    }
+  }
+};
+
 // By one warp. Tokens past the end have decay 1: a state passes them unchanged.
 template <int kC, bool kBackward>
-__device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p, int64_t b, int64_t h,
-                             int64_t t0) {
+__device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
+                             const TokenInputs<kC>& inputs) {
   constexpr int kEach = kC / kWarp;
   const int lane = threadIdx.x % kWarp;
-  const int tokens = static_cast<int>(min(int64_t{kC}, p.seq_len - t0));
-  float sum[kEach], total;
-  int document[kEach], starts = 0;
-  if (p.log_decay || p.start) {
-    float own = 0;
+  float sum[kEach], own = 0;
+  int document[kEach], own_starts = 0;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int at = lane * kEach + i;
-      if (at < tokens) {
-        const int64_t token = b * p.seq_len + t0 + at;
-        own += p.log_decay ? p.log_decay[token * p.heads + h] : p.log_decay_of_head[h];
-        starts += p.start ? p.start[token] : 0;
-      }
-      sum[i] = own, document[i] = starts;
-    }
-    float up_to = own;
-    int starts_up_to = starts;
+  for (int i = 0; i < kEach; ++i) {
+    sum[i] = own += inputs.log_decay[i];
+    document[i] = own_starts += inputs.starts[i];
+  }
+  float up_to = own;
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const float other = __shfl_up_sync(0xffffffffu, up_to, offset);
+    if (lane >= offset) up_to += other;
+  }
+  const float total = kLog2E * __shfl_sync(0xffffffffu, up_to, kWarp - 1);
+  int starts = 0;
+  if (p.start) {
+    int starts_up_to = own_starts;
 #pragma unroll
     for (int offset = 1; offset < kWarp; offset *= 2) {
-      const float other = __shfl_up_sync(0xffffffffu, up_to, offset);
-      const int other_starts = __shfl_up_sync(0xffffffffu, starts_up_to, offset);
-      if (lane >= offset) up_to += other, starts_up_to += other_starts;
+      const int other = __shfl_up_sync(0xffffffffu, starts_up_to, offset);
+      if (lane >= offset) starts_up_to += other;
     }
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      sum[i] = kLog2E * (sum[i] + up_to - own);
-      document[i] += starts_up_to - starts;
-    }
-    total = kLog2E * __shfl_sync(0xffffffffu, up_to, kWarp - 1);
+    for (int i = 0; i < kEach; ++i) document[i] += starts_up_to - own_starts;
     starts = __shfl_sync(0xffffffffu, starts_up_to, kWarp - 1);
-  } else {
-    const float decay = kLog2E * p.log_decay_of_head[h];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      sum[i] = decay * min(lane * kEach + i + 1, tokens), document[i] = 0;
-    total = decay * tokens;
   }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) sum[i] = kLog2E * (sum[i] + up_to - own);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = lane * kEach + i;
@@ -70,10 +82,10 @@ __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p, int64_t b,
     w.sum[at] = w.source[at] = sum[i], w.document[at] = document[i];
     w.enter[at] = kBackward ? to_end : from_begin;
     w.leave[at] = kBackward ? from_begin : to_end;
-    if (p.value_weight && at < tokens) {
-      const float weight = p.value_weight[(b * p.seq_len + t0 + at) * p.heads + h];
-      w.source[at] += kBackward ? log2f(weight) : -log2f(weight);
-      w.leave[at] *= weight;
+    if (p.value_weight) {
+      const float log2_weight = __log2f(inputs.weight[i]);
+      w.source[at] += kBackward ? log2_weight : -log2_weight;
+      w.leave[at] *= inputs.weight[i];
     }
   }
   if (lane == 0) w.across = starts == 0 ? exp2_fast(total) : 0.0f, w.starts = starts;

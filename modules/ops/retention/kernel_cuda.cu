@@ -138,8 +138,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
 
   if (visits > 0) {
     if (S::kStages > 1) fetch(0);
-    if (warp == 0) find_weights<kC, kBackward>(weights[0], p, b, h, token_of(0));
+    if (warp == kWarps - 1) find_weights<kC, kBackward>(weights[0], p, {p, b, h, token_of(0)});
   }
+  TokenInputs<kC> inputs(p, b, h, token_of(1));  // of the next chunk
   const uint32_t query_lane = Rows::down_first(lane), key_lane = Rows::right_first(lane);
   const uint32_t part_lane = query_lane + Rows::at(0, part * kMPart);
   const uint32_t value_lane = Columns::right_first(lane) + Columns::at(0, column_warp * 16);
@@ -157,8 +158,10 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     __syncthreads();  // this chunk is here, and all are done with the one before
     if (visit + 1 < visits) {
       if (S::kStages > 1) fetch(visit + 1);
-      if (warp == kWarps - 1)
-        find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, b, h, token_of(visit + 1));
+      if (warp == kWarps - 1) {
+        find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, inputs);
+        inputs = {p, b, h, token_of(visit + 2)};
+      }
     }
     const Weights<kC>& w = weights[visit % 2];
     const uint32_t q_tile = stage_of(visit), k_tile = q_tile + S::kKey, v_tile = q_tile + S::kValue;

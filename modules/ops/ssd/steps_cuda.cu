@@ -1,7 +1,7 @@
 // The two ends of ssd's way in chunks: time steps before the sweeps, and the gradients of dt and of
 // the parameters after them.
 // Bound:  latency; both move some ten floats per token and head.
-// Layout: steps_kernel gives each head's chunk to a thread, neighbours neighbouring heads;
+// Layout: steps_kernel gives 8 tokens of a head to a thread, neighbours neighbouring heads;
 //   close_kernel gives a head of a row to a block, whose warps take chunks in turns.
 #include "modules/ops/ssd/cuda.h"
 #include "modules/ops/ssd/step.cuh"
@@ -14,7 +14,8 @@ using namespace gpu;
 constexpr float kLog2E = 1.44269504f;
 constexpr int kC = kSsdChunk, kEach = kC / kWarp;
 static_assert(kEach == 4, "a lane moves its tokens as one float4");
-constexpr int kStepThreads = 64, kCloseThreads = 512, kCloseWarps = kCloseThreads / kWarp;
+constexpr int kSlices = 16, kSlice = kC / kSlices, kStepThreads = kSlices * kWarp;
+constexpr int kCloseThreads = 512, kCloseWarps = kCloseThreads / kWarp;
 
 __global__ __launch_bounds__(kStepThreads) void steps_kernel(
     const __grid_constant__ SsdChunkParams c) {
@@ -40,31 +41,42 @@ __global__ __launch_bounds__(kStepThreads) void steps_kernel(
     reinterpret_cast<int4*>(c.document + int64_t{blockIdx.x} * kC)[lane] =
         make_int4(before + own[0], before + own[1], before + own[2], before + own[3]);
   }
-  const int64_t h = int64_t{blockIdx.y} * kStepThreads + threadIdx.x;
-  if (h >= p.heads) return;
-  const float rate = decay_rate(p, h);
-  float sum = 0;
-  const int64_t of_chunk = (int64_t{blockIdx.x} * p.heads + h) * kC;
-#pragma unroll 4
-  for (int t = 0; t < kC; t += kEach) {
-    float decay[kEach], step[kEach];
+  const int slice = threadIdx.x / kWarp, from = slice * kSlice;
+  const int64_t h = int64_t{blockIdx.y} * kWarp + threadIdx.x % kWarp;
+  float sum = 0, decay[kSlice], step[kSlice];
+  if (h < p.heads) {
+    const float rate = decay_rate(p, h);
+    const bf16* dt = row_of<bf16>(p.dt, p, first) + h;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      step[i] = 0;
-      if (t + i < tokens) {
-        const int64_t token = first + t + i;
-        step[i] = step_of(p, wide(row_of<bf16>(p.dt, p, token)[h]), h).delta;
-        c.delta[token * p.heads + h] = step[i];
-        static_cast<float*>(p.log_decay)[token * p.heads + h] = step[i] * rate;
+    for (int i = 0; i < kSlice; ++i)
+      step[i] = from + i < tokens ? wide(dt[(from + i) * p.dt.time_stride]) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kSlice; ++i) {
+      const bool present = from + i < tokens;
+      step[i] = present ? step_of(p, step[i], h).delta : 0.0f;
+      const float log_decay = step[i] * rate;
+      if (present) {
+        const int64_t at = (first + from + i) * p.heads + h;
+        c.delta[at] = step[i], static_cast<float*>(p.log_decay)[at] = log_decay;
       }
-      sum += step[i] * rate;
-      decay[i] = kLog2E * sum;
+      decay[i] = sum += log_decay;
     }
-    if (!c.decay) continue;
-    *reinterpret_cast<float4*>(c.decay + of_chunk + t) =
-        make_float4(decay[0], decay[1], decay[2], decay[3]);
-    *reinterpret_cast<float4*>(c.step + of_chunk + t) =
-        make_float4(step[0], step[1], step[2], step[3]);
+  }
+  if (!c.decay) return;
+  __shared__ float sums[kSlices][kWarp];
+  sums[slice][threadIdx.x % kWarp] = sum;
+  __syncthreads();
+  if (h >= p.heads) return;
+  float before = 0;
+  for (int of = 0; of < slice; ++of) before += sums[of][threadIdx.x % kWarp];
+  const int64_t to = (int64_t{blockIdx.x} * p.heads + h) * kC + from;
+#pragma unroll
+  for (int i = 0; i < kSlice; i += 4) {
+    *reinterpret_cast<float4*>(c.decay + to + i) =
+        make_float4(kLog2E * (before + decay[i]), kLog2E * (before + decay[i + 1]),
+                    kLog2E * (before + decay[i + 2]), kLog2E * (before + decay[i + 3]));
+    *reinterpret_cast<float4*>(c.step + to + i) =
+        make_float4(step[i], step[i + 1], step[i + 2], step[i + 3]);
   }
 }
 
@@ -113,6 +125,7 @@ __global__ __launch_bounds__(kCloseThreads) void close_kernel(
       if (lane >= offset) up_to += below;
       if (lane + offset < kWarp) from_on += above;
     }
+    const bf16* dt = row_of<bf16>(p.dt, p, b * p.seq_len + chunk * kC) + h;
     const float around = c.passing[(b * c.chunks + chunk) * p.heads + h] + (up_to - own_early) +
                          (from_on - own_late);
 #pragma unroll
@@ -123,7 +136,7 @@ __global__ __launch_bounds__(kCloseThreads) void close_kernel(
       if (t >= p.seq_len) continue;
       const float of_decay = has_source ? around + late[i] + early[i] : 0.0f;
       const int64_t token = b * p.seq_len + t;
-      const float slope = step_of(p, wide(row_of<bf16>(p.dt, p, token)[h]), h).slope;
+      const float slope = step_of(p, wide(dt[(lane * kEach + i) * p.dt.time_stride]), h).slope;
       const float at_dt = (to_tokens[i] + to_state[i] + rate * of_decay) * slope;
       static_cast<bf16*>(p.ddt)[token * p.heads + h] = narrow<bf16>(at_dt);
       of_a += rate * step[i] * of_decay, of_d += skip[i], of_bias += at_dt;
@@ -139,7 +152,7 @@ __global__ __launch_bounds__(kCloseThreads) void close_kernel(
 
 void launch_steps(const SsdChunkParams& c, void* stream) {
   const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
-                  static_cast<unsigned>((c.of.heads + kStepThreads - 1) / kStepThreads));
+                  static_cast<unsigned>((c.of.heads + kWarp - 1) / kWarp));
   if (grid.x == 0) return;
   steps_kernel<<<grid, kStepThreads, 0, static_cast<cudaStream_t>(stream)>>>(c);
 }
