@@ -19,7 +19,7 @@ namespace {
 
 using namespace gpu;
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kSteps = kConvGpuTokens / kWarps;  // tokens of a thread
 constexpr int kBatch = 4;                        // of which are read at a time
 static_assert(kSteps % kBatch == 0);
@@ -143,7 +143,7 @@ struct Window {
 };
 
 template <class T, int W, int N>
-__global__ __launch_bounds__(kThreads, 2) void forward_kernel(const CausalConv1dParams p) {
+__global__ __launch_bounds__(kThreads, 5) void forward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
   if (!piece.present) return;
   typename Piece<T, W, N>::Ahead ahead = {};
@@ -287,8 +287,7 @@ void launch_forward(const CausalConv1dParams& p, void* stream) {
   with_type(p.type, [&](auto type) {
     with_width(p.width, [&](auto width) {
       using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value,
-                    kN = 4;  // as many as leave room for three blocks an SM
+      constexpr int kW = decltype(width)::value, kN = 4;  // five blocks an SM
       const auto on = static_cast<cudaStream_t>(stream);
       if (whole(p, kN))
         forward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
@@ -303,7 +302,7 @@ void launch_backward(const CausalConv1dParams& p, void* stream) {
   with_type(p.type, [&](auto type) {
     with_width(p.width, [&](auto width) {
       using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = 2;
+      constexpr int kW = decltype(width)::value, kN = 4;  // three blocks an SM
       const auto on = static_cast<cudaStream_t>(stream);
       if (whole(p, kN))
         backward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);

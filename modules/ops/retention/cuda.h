@@ -14,6 +14,7 @@ struct GpuSweepStrides {
 
 constexpr int64_t kMaxSweepHeads = 64;  // whose fixed decays travel with the launch
 constexpr int64_t kMaxSweepWidth = 512;
+constexpr int64_t kSweepCheckpoint = 128;  // tokens
 
 struct GpuSweepParams {
   int64_t batch, seq_len, heads;
@@ -30,7 +31,14 @@ struct GpuSweepParams {
   const float* state_in;       // [B, H, M, N] or null: zeros
   float* state_out;            // [B, H, M, N]
   void* out;                   // [B, T, H, N]
-  // Chunk kernel only. Time is cut into `segments` pieces that run side by side; for more than one,
+  // Chunk kernel only, all that follow.
+  const float* value_weight;  // [B, T, H] or null: value enters times it
+  const float* skip;          // [H] or null: out gains skip times value, without its weight
+  // [B, ceil(T / kSweepCheckpoint), H, N, M] bfloat16, or null: the state that enters each piece of
+  // kSweepCheckpoint tokens (backward in time: from its end) instead of out, of which and query
+  // there is none then. M at most 128, N at most 64.
+  void* checkpoints;
+  // Time is cut into `segments` pieces that run side by side; for more than one,
   // states [segments, B, H, M, N] and across [segments, B, H] are room for what passes between
   // them.
   int64_t slice;  // of sweep_tiling()

@@ -6,16 +6,13 @@
 //   accumulators; two of their tiles have the layout of a B fragment, so Q S needs no trip through
 //   shared memory. Scores are computed once per block and pass through shared memory in bfloat16.
 // Limits: fewer than about 132 blocks leave SMs idle: time is then cut into segments, whose states
-//   a first pass over key and value finds (`kOutput` false).
-#include "modules/ops/cuda/mma.cuh"
-#include "modules/ops/retention/cuda.h"
+//   a first pass over key and value finds. Or the states are the result (checkpoints).
+#include "modules/ops/retention/chunk.cuh"
 
 namespace ceiling {
 namespace {
 
 using namespace gpu;
-
-constexpr float kLog2E = 1.44269504f;
 
 // kM: width of query and key, rounded up. kSlice: value columns of a block. kC: tokens of a chunk.
 // kParts: warps that share the kM state rows of 16 value columns. kStages: chunks in shared memory;
@@ -43,106 +40,36 @@ struct Shape {
   static_assert(kBytes * kBlocksPerSm <= 226 * 1024, "shared memory of an SM");
 };
 
-// Weights of one chunk's tokens.
-template <int kC>
-struct Weights {
-  float sum[kC];     // log2 of the decays from the chunk's begin to the token, its own included
-  float enter[kC];   // what the entering state weighs in out
-  float leave[kC];   // what the token weighs in the leaving state
-  int document[kC];  // documents that have started since the chunk's begin
-  float across;      // what the entering state weighs in the leaving one
-  int starts;        // of documents in the chunk
-};
+// What one walk through time leaves behind.
+enum class Pass { kOutput, kSegmentStates, kCheckpoints };
 
-// By one warp. Tokens past the end have decay 1: a state passes them unchanged.
-template <int kC, bool kBackward>
-__device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p, int64_t b, int64_t h,
-                             int64_t t0) {
-  constexpr int kEach = kC / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  const int tokens = static_cast<int>(min(int64_t{kC}, p.seq_len - t0));
-  float sum[kEach], total;
-  int document[kEach], starts = 0;
-  if (p.log_decay || p.start) {
-    float own = 0;
+// By one warp: its state, rounded and transposed, into 16 rows of `to`, each columns_stride apart,
+// of which `columns` exist. `room`: 16 rows of S::Rows.
+template <class S>
+__device__ void store_checkpoint(const float (&state)[S::kMPart / 8][4], unsigned char* room,
+                                 bf16* to, int64_t columns, int64_t m_dim) {
+  using Rows = typename S::Rows;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int at = lane * kEach + i;
-      if (at < tokens) {
-        const int64_t token = b * p.seq_len + t0 + at;
-        own += p.log_decay ? p.log_decay[token * p.heads + h] : p.log_decay_of_head[h];
-        starts += p.start ? p.start[token] : 0;
-      }
-      sum[i] = own, document[i] = starts;
-    }
-    float up_to = own;
-    int starts_up_to = starts;
+  for (int i = 0; i < S::kM / 8; ++i)
 #pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const float other = __shfl_up_sync(0xffffffffu, up_to, offset);
-      const int other_starts = __shfl_up_sync(0xffffffffu, starts_up_to, offset);
-      if (lane >= offset) up_to += other, starts_up_to += other_starts;
-    }
+    for (int down = 0; down < 2; ++down)
+      *reinterpret_cast<uint32_t*>(room + Rows::at(g + 8 * down, 8 * i) + 4 * t4) =
+          pack(state[i][2 * down], state[i][2 * down + 1]);
+  __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      sum[i] = kLog2E * (sum[i] + up_to - own);
-      document[i] += starts_up_to - starts;
-    }
-    total = kLog2E * __shfl_sync(0xffffffffu, up_to, kWarp - 1);
-    starts = __shfl_sync(0xffffffffu, starts_up_to, kWarp - 1);
-  } else {
-    const float decay = kLog2E * p.log_decay_of_head[h];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      sum[i] = decay * min(lane * kEach + i + 1, tokens), document[i] = 0;
-    total = decay * tokens;
+  for (int i = 0; i < S::kM / 16; ++i) {
+    const int piece = i * kWarp + lane, row = piece / Rows::kPieces, m = piece % Rows::kPieces * 8;
+    if (row < columns && m < m_dim)
+      *reinterpret_cast<uint4*>(to + row * m_dim + m) =
+          *reinterpret_cast<const uint4*>(room + Rows::at(row, 0) + 2 * m);
   }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int at = lane * kEach + i;
-    const float from_begin = document[i] == 0 ? exp2_fast(sum[i]) : 0.0f;
-    const float to_end = document[i] == starts ? exp2_fast(total - sum[i]) : 0.0f;
-    w.sum[at] = sum[i], w.document[at] = document[i];
-    w.enter[at] = kBackward ? to_end : from_begin;
-    w.leave[at] = kBackward ? from_begin : to_end;
-  }
-  if (lane == 0) w.across = starts == 0 ? exp2_fast(total) : 0.0f, w.starts = starts;
 }
 
-// A thread's share of the copies of tiles [kC, kColumns]: one column of pieces, every kStep-th row.
-template <int kColumns, int kC, int kThreads>
-class TileCopy {
- public:
-  __device__ TileCopy(const bf16* first, int64_t row_stride, int64_t columns)
-      : row_(threadIdx.x / T::kPieces),
-        has_columns_(static_cast<int>(threadIdx.x) % T::kPieces * 8 < columns),
-        row_stride_(row_stride),
-        from_(first + row_ * row_stride + threadIdx.x % T::kPieces * 8),
-        to_(T::at(row_, threadIdx.x % T::kPieces * 8)) {}
-  // Tokens from t0 on, of which `tokens` exist; zeros for the others.
-  __device__ __forceinline__ void operator()(uint32_t tile, int64_t t0, int64_t tokens) const {
-    if (kStep > kC && row_ >= kC) return;
-    const bf16* from = from_ + t0 * row_stride_;
-#pragma unroll
-    for (int i = 0; i < (kC + kStep - 1) / kStep; ++i, from += kStep * row_stride_)
-      copy_async(tile + to_ + T::at(i * kStep, 0), from, has_columns_ && row_ + i * kStep < tokens);
-  }
-
- private:
-  using T = Tile<kColumns>;
-  static constexpr int kStep = kThreads / T::kPieces;
-  static_assert(kThreads % T::kPieces == 0 && (kC % kStep == 0 || kStep > kC),
-                "threads share the pieces evenly");
-  int row_;
-  bool has_columns_;
-  int64_t row_stride_;
-  const bf16* from_;
-  uint32_t to_;
-};
-
-template <class S, bool kBackward, bool kOutput>
+template <class S, bool kBackward, Pass kPass>
 __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     const __grid_constant__ GpuSweepParams p) {
+  constexpr bool kOutput = kPass == Pass::kOutput;
   constexpr int kC = S::kC, kWarps = S::kWarps, kMPart = S::kMPart, kBlocks = kC / 16;
   using Rows = typename S::Rows;
   using Columns = typename S::Columns;
@@ -192,8 +119,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   float state[kMPart / 8][4];
   const int64_t bh_count = p.batch * p.heads;
   // A segment's entering state is in its place of segment_states; the first pass starts from zero.
-  const float* state_in = p.segments > 1 ? (kOutput ? p.segment_states : nullptr) : p.state_in;
-  float* state_out = p.segments > 1 && !kOutput ? p.segment_states : p.state_out;
+  constexpr bool kFirstPass = kPass == Pass::kSegmentStates;
+  const float* state_in = kFirstPass ? nullptr : (p.segments > 1 ? p.segment_states : p.state_in);
+  float* state_out = kFirstPass ? p.segment_states : p.state_out;
   const auto state_index = [&](const int64_t segment, int i, int c) -> int64_t {
     const int64_t row = part * kMPart + 8 * i + 2 * t4 + (c & 1);
     const int64_t column = first_column + column_warp * 16 + g + (c & 2) * 4;
@@ -210,8 +138,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
 
   if (visits > 0) {
     if (S::kStages > 1) fetch(0);
-    if (warp == 0) find_weights<kC, kBackward>(weights[0], p, b, h, token_of(0));
+    if (warp == kWarps - 1) find_weights<kC, kBackward>(weights[0], p, {p, b, h, token_of(0)});
   }
+  TokenInputs<kC> inputs(p, b, h, token_of(1));  // of the next chunk
   const uint32_t query_lane = Rows::down_first(lane), key_lane = Rows::right_first(lane);
   const uint32_t part_lane = query_lane + Rows::at(0, part * kMPart);
   const uint32_t value_lane = Columns::right_first(lane) + Columns::at(0, column_warp * 16);
@@ -229,11 +158,30 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     __syncthreads();  // this chunk is here, and all are done with the one before
     if (visit + 1 < visits) {
       if (S::kStages > 1) fetch(visit + 1);
-      if (warp == kWarps - 1)
-        find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, b, h, token_of(visit + 1));
+      if (warp == kWarps - 1) {
+        find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, inputs);
+        inputs = {p, b, h, token_of(visit + 2)};
+      }
     }
     const Weights<kC>& w = weights[visit % 2];
     const uint32_t q_tile = stage_of(visit), k_tile = q_tile + S::kKey, v_tile = q_tile + S::kValue;
+
+    if constexpr (kPass == Pass::kCheckpoints) {
+      static_assert(S::kParts == 1 && S::kSlice <= S::kStages * kC && kSweepCheckpoint % kC == 0,
+                    "each warp has 16 rows of the queries' place, which is unused");
+      const int64_t t0 = token_of(visit), next = t0 + kC;
+      if (kBackward ? next % kSweepCheckpoint == 0 || next >= p.seq_len
+                    : t0 % kSweepCheckpoint == 0) {
+        const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint;
+        const int64_t first = first_column + column_warp * 16;
+        bf16* to =
+            static_cast<bf16*>(p.checkpoints) +
+            (((b * checkpoints + t0 / kSweepCheckpoint) * p.heads + h) * p.n_dim + first) * p.m_dim;
+        store_checkpoint<S>(state,
+                            memory + warp * 16 / kC * S::kStageBytes + Rows::at(warp * 16 % kC, 0),
+                            to, p.n_dim - first, p.m_dim);
+      }
+    }
 
     float out[kBlocks][2][4] = {};
     if constexpr (kOutput) {
@@ -264,7 +212,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
             for (int right = 0; right < 2; ++right) {
               const int column = column_block * 16 + half * 8 + 2 * t4 + right,
                         c = 2 * down + right;
-              const float between = kBackward ? w.sum[column] - row_sum : row_sum - w.sum[column];
+              const float between =
+                  kBackward ? w.source[column] - row_sum : row_sum - w.source[column];
               bool seen = kBackward ? column >= row : row >= column;
               if (w.starts > 0) seen = seen && w.document[row] == w.document[column];
               masked[right] =
@@ -380,6 +329,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
         const int64_t tokens = p.seq_len - token_of(visit);
         int64_t row = out_first + (token_of(visit) + g) * out_stride;
         const int columns = static_cast<int>(slice_columns) - column_warp * 16 - 2 * t4;
+        const float skip = p.skip ? p.skip[h] : 0.0f;
+        const unsigned char* values = memory + (v_tile - base);
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i)
 #pragma unroll
@@ -388,7 +339,13 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               if (half * 8 >= columns) continue;
-              const float left = out[i][half][2 * down], right = out[i][half][2 * down + 1];
+              float left = out[i][half][2 * down], right = out[i][half][2 * down + 1];
+              if (p.skip) {
+                const float2 value = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(
+                    values + Columns::at(i * 16 + down * 8 + g, column_warp * 16 + half * 8) +
+                    4 * t4));
+                left += skip * value.x, right += skip * value.y;
+              }
               const int64_t at = row + half * 8;
               if (p.wide_out)
                 *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at) =
@@ -401,15 +358,15 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     }
   }
 
-  if (p.segments > 1 && !kOutput && threadIdx.x == 0 && blockIdx.x == 0)
+  if (kFirstPass && threadIdx.x == 0 && blockIdx.x == 0)
     p.segment_across[int64_t{blockIdx.z} * bh_count + bh] = across_all;
-  const bool last = !kOutput || p.segments == 1 || blockIdx.z + 1 == p.segments;
+  const bool last = kFirstPass || p.segments == 1 || blockIdx.z + 1 == p.segments;
   if (!state_out || !last) return;
 #pragma unroll
   for (int i = 0; i < kMPart / 8; ++i)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int64_t to = state_index(!kOutput && p.segments > 1 ? blockIdx.z : 0, i, c);
+      const int64_t to = state_index(kFirstPass ? blockIdx.z : 0, i, c);
       if (to >= 0) state_out[to] = state[i][c];
     }
 }
@@ -429,9 +386,9 @@ __global__ void enter_segments(const __grid_constant__ GpuSweepParams p) {
   }
 }
 
-template <class S, bool kBackward, bool kOutput>
+template <class S, bool kBackward, Pass kPass>
 void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) {
-  const auto kernel = chunk_kernel<S, kBackward, kOutput>;
+  const auto kernel = chunk_kernel<S, kBackward, kPass>;
   static const bool prepared =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes) ==
       cudaSuccess;
@@ -441,14 +398,14 @@ void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) 
   kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p);
 }
 
-template <class S, bool kBackward>
+template <class S, bool kBackward, Pass kPass = Pass::kOutput>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   if (p.segments > 1) {
-    run_kernel<S, kBackward, false>(p, p.segments - 1, stream);
+    run_kernel<S, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
     const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
     enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
   }
-  run_kernel<S, kBackward, true>(p, p.segments, stream);
+  run_kernel<S, kBackward, kPass>(p, p.segments, stream);
 }
 
 // The shapes that measured best (bench/results/) among slices of 32 to 128, chunks of 32 and 64, 1
@@ -456,6 +413,10 @@ void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
 template <bool kBackward>
 void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
   const bool narrow = p.slice == (p.m_dim <= 256 ? 64 : 32);
+  if (p.checkpoints)
+    return p.m_dim <= 64
+               ? run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward, Pass::kCheckpoints>(p, stream)
+               : run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward, Pass::kCheckpoints>(p, stream);
   if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward>(p, stream);
   if (p.m_dim <= 128)
     return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream)

@@ -19,6 +19,9 @@ struct SweepSetting {
   RetentionForm form;
   int64_t chunk;
   bool wide_out = false;  // out in float32 (float64), not rounded to the dtype of value
+  // Only where sweep_cuda_in_chunks(), contiguous float32; undefined elsewhere.
+  at::Tensor value_weight = {};  // [B, T, H]: value enters times it
+  at::Tensor skip = {};          // [H]: out gains skip times value, without its weight
 };
 
 struct SweepOutput {
@@ -58,6 +61,20 @@ bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
                          const at::Tensor& value);
 SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+
+bool sweep_cuda_in_chunks(const SweepSetting& setting, const at::Tensor& query,
+                          const at::Tensor& value);
+
+struct SweepCheckpoints {
+  // [B, ceil(T / kSweepCheckpoint), H, N, M] bfloat16: the states, transposed, that enter each
+  // piece of time; backward in time, from its end.
+  at::Tensor states;
+  at::Tensor state;  // as SweepOutput's
+};
+// What sweep_cuda() meets on its way, where it goes in chunks; M at most 128, N at most 64.
+SweepCheckpoints sweep_checkpoints_cuda(const SweepSetting& setting, Time time,
+                                        const at::Tensor& key, const at::Tensor& value,
+                                        const at::Tensor& state);
 
 // Eq. 4: d.log_decay from d.q and d.k of each head, which are then summed over groups. from_zero:
 // no state came in; end [B, H] float64: <final state, its gradient>, or undefined. d.q and d.k come

@@ -25,32 +25,26 @@ at::Tensor rows_of_pieces(const at::Tensor& x) {
 
 GpuSweepStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
 
-}  // namespace
-
-bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
-                         const at::Tensor& value) {
-  if (!query.is_cuda() || query.size(3) > kMaxSweepWidth || value.size(3) > kMaxSweepWidth)
-    return false;
-  const at::ScalarType type = query.scalar_type();
-  if (token_by_token(setting, query)) return type == at::kFloat || type == at::kBFloat16;
-  return setting.form == RetentionForm::kChunk && setting.chunk >= kChunk &&
-         type == at::kBFloat16 && query.size(3) % 8 == 0 && value.size(3) % 8 == 0;
-}
-
-SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query_in,
-                       const at::Tensor& key_in, const at::Tensor& value_in,
-                       const at::Tensor& state_in) {
-  const at::Tensor query = rows_of_pieces(query_in), key = rows_of_pieces(key_in),
-                   value = rows_of_pieces(value_in);
-  const int64_t batch = query.size(0), seq_len = query.size(1), heads = query.size(2),
-                m_dim = query.size(3), n_dim = value.size(3);
-  const auto wide = query.options().dtype(at::kFloat);
-  const SweepOutput result{
-      at::empty({batch, seq_len, heads, n_dim}, setting.wide_out ? wide : query.options()),
-      at::empty({batch, heads, m_dim, n_dim}, wide)};
+// `checkpoints` undefined, or room for them: then there is neither query nor out.
+SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_in,
+                const at::Tensor& key_in, const at::Tensor& value_in, const at::Tensor& state_in,
+                const at::Tensor& checkpoints) {
+  const at::Tensor key = rows_of_pieces(key_in), value = rows_of_pieces(value_in),
+                   query = checkpoints.defined() ? key : rows_of_pieces(query_in);
+  const int64_t batch = key.size(0), seq_len = key.size(1), heads = key.size(2),
+                m_dim = key.size(3), n_dim = value.size(3);
+  const auto wide = key.options().dtype(at::kFloat);
+  SweepOutput result;
+  result.state = at::empty({batch, heads, m_dim, n_dim}, wide);
   const at::Tensor state = state_in.defined() ? state_in.to(at::kFloat).contiguous() : at::Tensor();
   const at::Tensor start = setting.start.defined() ? setting.start.contiguous() : at::Tensor();
   GpuSweepParams p{};
+  if (checkpoints.defined()) {
+    p.checkpoints = checkpoints.mutable_data_ptr();
+  } else {
+    result.out = at::empty({batch, seq_len, heads, n_dim}, setting.wide_out ? wide : key.options());
+    p.out = result.out.mutable_data_ptr();
+  }
   p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.m_dim = m_dim, p.n_dim = n_dim;
   p.backward = time == Time::kBackward, p.bf16 = query.scalar_type() == at::kBFloat16;
   p.wide_out = setting.wide_out;
@@ -60,7 +54,9 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
   p.start = start.defined() ? start.const_data_ptr<uint8_t>() : nullptr;
   p.state_in = state.defined() ? state.const_data_ptr<float>() : nullptr;
   p.state_out = result.state.mutable_data_ptr<float>();
-  p.out = result.out.mutable_data_ptr();
+  p.value_weight =
+      setting.value_weight.defined() ? setting.value_weight.const_data_ptr<float>() : nullptr;
+  p.skip = setting.skip.defined() ? setting.skip.const_data_ptr<float>() : nullptr;
   p.segments = 1;
 
   // Fixed decays of a few heads travel with the launch; they are on the CPU, and a copy would wait.
@@ -95,6 +91,37 @@ SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor&
   }
   launch(sweep_chunk_cuda, p, query);
   return result;
+}
+
+}  // namespace
+
+bool sweep_cuda_in_chunks(const SweepSetting& setting, const at::Tensor& query,
+                          const at::Tensor& value) {
+  return sweep_cuda_supports(setting, query, value) && !token_by_token(setting, query);
+}
+
+bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
+                         const at::Tensor& value) {
+  if (!query.is_cuda() || query.size(3) > kMaxSweepWidth || value.size(3) > kMaxSweepWidth)
+    return false;
+  const at::ScalarType type = query.scalar_type();
+  if (token_by_token(setting, query)) return type == at::kFloat || type == at::kBFloat16;
+  return setting.form == RetentionForm::kChunk && setting.chunk >= kChunk &&
+         type == at::kBFloat16 && query.size(3) % 8 == 0 && value.size(3) % 8 == 0;
+}
+
+SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
+                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state) {
+  return run(setting, time, query, key, value, state, {});
+}
+
+SweepCheckpoints sweep_checkpoints_cuda(const SweepSetting& setting, Time time,
+                                        const at::Tensor& key, const at::Tensor& value,
+                                        const at::Tensor& state) {
+  const int64_t pieces = (key.size(1) + kSweepCheckpoint - 1) / kSweepCheckpoint;
+  const at::Tensor states =
+      at::empty({key.size(0), pieces, key.size(2), value.size(3), key.size(3)}, key.options());
+  return {states, run(setting, time, {}, key, value, state, states).state};
 }
 
 void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q_in,

@@ -8,8 +8,8 @@
 //   one element at a time.
 #include <type_traits>
 
-#include "modules/ops/cuda/vector.cuh"
 #include "modules/ops/ssd/cuda.h"
+#include "modules/ops/ssd/step.cuh"
 
 namespace ceiling {
 namespace {
@@ -17,28 +17,6 @@ namespace {
 using namespace gpu;
 
 constexpr int kThreads = 256, kTeam = 8;
-
-struct Step {
-  float delta, slope;  // Delta, and its derivative after dt
-};
-__device__ __forceinline__ Step step_of(const SsdParams& p, float dt, int64_t h) {
-  const float pre = dt + static_cast<const float*>(p.dt_bias)[h];
-  const float delta = pre > 20.0f ? pre : log1pf(expf(pre));
-  const float slope = pre > 20.0f ? 1.0f : sigmoid(pre);
-  const float low = static_cast<float>(p.dt_min), high = static_cast<float>(p.dt_max);
-  if (delta < low) return {low, 0.0f};
-  if (delta > high) return {high, 0.0f};
-  return {delta, slope};
-}
-__device__ __forceinline__ float decay_rate(const SsdParams& p, int64_t h) {
-  return -expf(static_cast<const float*>(p.a_log)[h]);
-}
-
-template <class T>
-__device__ __forceinline__ const T* row_of(const SsdRows& rows, const SsdParams& p, int64_t token) {
-  return static_cast<const T*>(rows.data) + token / p.seq_len * rows.batch_stride +
-         token % p.seq_len * rows.time_stride;
-}
 
 // N elements of a head of a token.
 struct Place {

@@ -12,8 +12,8 @@
 
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
-#include "modules/ops/retention/sweep.h"
 #include "modules/ops/ssd/cuda.h"
+#include "modules/ops/ssd/inputs.h"
 
 namespace ceiling {
 
@@ -22,66 +22,69 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// [B, T, G, N] seen by every head of its group, without a copy.
-at::Tensor of_heads(const at::Tensor& group, int64_t heads) {
-  const int64_t groups = group.size(2), each = heads / groups;
-  if (each == 1) return group;
-  at::Tensor wide = group.unsqueeze(3).expand({-1, -1, -1, each, -1});
-  if (groups == 1) return wide.squeeze(2);
-  return wide.flatten(2, 3);  // of a few groups: a copy
-}
-
-at::Tensor flat_rows(
-    const at::Tensor& x) {  // [B, T, H, P] -> [B, T, H P]; copied if heads do not touch
-  const at::Tensor rows = x.flatten(2);
-  return rows.stride(2) == 1 || rows.size(2) == 1 ? rows : rows.contiguous();
-}
-at::Tensor unit_stride(const at::Tensor& x) {
-  return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
-}
-SsdRows rows_of(const at::Tensor& x) { return {x.const_data_ptr(), x.stride(0), x.stride(1)}; }
-
 struct Saved : torch::CustomClassHolder {
   SsdOptions options;
   at::Tensor start;  // or undefined
   at::Tensor a_log_grad, d_grad, dt_bias_grad;
 };
 
-// Inputs as the kernels read them, and what the sweeps of both passes share.
-struct Inputs {
-  at::Tensor x, dt, a_log, d, dt_bias, v, log_decay;
-  SsdParams p{};
-  int64_t heads, tokens;
+// Delta x and Delta A, which the sweeps of both passes take.
+void prepare(SsdInputs& in, const at::Tensor& v) {
+  in.p.v = v.mutable_data_ptr();
+  if (in.cpu())
+    at::parallel_for(0, in.tokens(), row_grain(in.p.heads * in.p.dim),
+                     [&](int64_t begin, int64_t end) { ssd_prepare(in.p, begin, end); });
+  else
+    launch(ssd_prepare_cuda, in.p, in.x);
+}
 
-  Inputs(const at::Tensor& x_in, const at::Tensor& dt_in, const at::Tensor& a_log_in,
-         const at::Tensor& d_in, const at::Tensor& dt_bias_in, const SsdOptions& options)
-      : x(flat_rows(x_in)),
-        dt(unit_stride(dt_in)),
-        a_log(a_log_in.contiguous()),
-        d(d_in.contiguous()),
-        dt_bias(dt_bias_in.contiguous()),
-        v(at::empty(x_in.sizes(), x_in.options())),
-        log_decay(at::empty(dt_in.sizes(), x_in.options().dtype(wide_type(x_in)))),
-        heads(x_in.size(2)),
-        tokens(x_in.size(0) * x_in.size(1)) {
-    p.type = cpu_type(x_in, "ssd");
-    p.batch = x_in.size(0), p.seq_len = x_in.size(1), p.heads = heads, p.dim = x_in.size(3);
-    p.dt_min = options.dt_min, p.dt_max = options.dt_max;
-    p.x = rows_of(x), p.dt = rows_of(dt);
-    p.a_log = a_log.const_data_ptr(), p.d = d.const_data_ptr(),
-    p.dt_bias = dt_bias.const_data_ptr();
-    p.v = v.mutable_data_ptr(), p.log_decay = log_decay.mutable_data_ptr();
-    if (cpu())
-      at::parallel_for(0, tokens, grain(), [&](int64_t b, int64_t e) { ssd_prepare(p, b, e); });
-    else
-      launch(ssd_prepare_cuda, p, x);
-  }
-  bool cpu() const { return x.device().is_cpu(); }
-  int64_t grain() const { return row_grain(p.heads * p.dim); }
-  SweepSetting setting(const Saved& saved) const {
-    return {log_decay, saved.start, saved.options.form, saved.options.chunk};
-  }
-};
+SweepOutput forward_of(SsdInputs& in) {
+  if (ssd_chunks_forward_supports(in)) return ssd_chunks_forward(in);
+  const at::Tensor v = at::empty(in.x.sizes(), in.x.options());
+  prepare(in, v);
+  SweepSetting setting = in.setting();
+  setting.wide_out = in.cpu();  // rounded once, after the skip
+  const SweepOutput out = sweep(setting, Time::kForward, of_heads(in.c, in.heads()),
+                                of_heads(in.b, in.heads()), v, in.state);
+  const at::Tensor y = out.out.scalar_type() == in.x.scalar_type() ? out.out : at::empty_like(v);
+  in.p.o = out.out.const_data_ptr(), in.p.y = y.mutable_data_ptr();
+  if (in.cpu())
+    at::parallel_for(0, in.tokens(), row_grain(in.p.heads * in.p.dim),
+                     [&](int64_t begin, int64_t end) { ssd_skip(in.p, begin, end); });
+  else
+    launch(ssd_skip_cuda, in.p, in.x);
+  return {y, out.state};
+}
+
+SsdGradients backward_of(SsdInputs& in, const at::Tensor& dy, const at::Tensor& d_state) {
+  if (ssd_chunks_backward_supports(in)) return ssd_chunks_backward(in, dy, d_state);
+  const at::Tensor v = at::empty(in.x.sizes(), in.x.options());
+  prepare(in, v);
+  const SweepGradients through =
+      sweep_backward(in.setting(), of_heads(in.c, in.heads()), of_heads(in.b, in.heads()), v,
+                     in.state, dy, d_state, /*needs_log_decay=*/true, in.heads() / in.b.size(2));
+  SsdGradients grads;
+  grads.x = at::empty_like(v), grads.dt = at::empty(in.dt.sizes(), v.options());
+  grads.b = through.k, grads.c = through.q, grads.state = through.state;
+  const at::Tensor dy_rows = flat_rows(dy), dv = through.v.contiguous(),
+                   d_log_decay = through.log_decay.contiguous();
+  SsdParams& p = in.p;
+  // On a GPU as many teams of each head as fill an H100.
+  p.partials = in.cpu() ? (in.tokens() + kSsdBlock - 1) / kSsdBlock
+                        : std::min(in.tokens(), (132 * 8 * 32 + p.heads - 1) / p.heads);
+  const at::Tensor partial = at::empty({p.partials, 3, p.heads}, in.log_decay.options());
+  p.dy = rows_of(dy_rows), p.dv = dv.const_data_ptr();
+  p.d_log_decay = d_log_decay.const_data_ptr<double>();
+  p.dx = grads.x.mutable_data_ptr(), p.ddt = grads.dt.mutable_data_ptr(),
+  p.partial = partial.mutable_data_ptr();
+  if (in.cpu())
+    at::parallel_for(0, p.partials, 1,
+                     [&](int64_t begin, int64_t end) { ssd_backward(p, begin, end); });
+  else
+    launch(ssd_backward_cuda, p, in.x);
+  grads.weights = partial.sum(0);
+  return grads;
+}
 
 class SsdFn : public torch::autograd::Function<SsdFn> {
  public:
@@ -91,57 +94,26 @@ class SsdFn : public torch::autograd::Function<SsdFn> {
                                const std::optional<at::Tensor>& state_in,
                                c10::intrusive_ptr<Saved> saved) {
     const at::Tensor state = state_in.value_or(at::Tensor());
-    Inputs in(x, dt, a_log, d, dt_bias, saved->options);
-    SweepSetting setting = in.setting(*saved);
-    setting.wide_out = in.cpu();  // rounded once, after the skip
-    const SweepOutput out =
-        sweep(setting, Time::kForward, of_heads(c, in.heads), of_heads(b, in.heads), in.v, state);
-    const at::Tensor y =
-        out.out.scalar_type() == x.scalar_type() ? out.out : at::empty(x.sizes(), x.options());
-    in.p.o = out.out.const_data_ptr(), in.p.y = y.mutable_data_ptr();
-    if (in.cpu())
-      at::parallel_for(0, in.tokens, in.grain(),
-                       [&](int64_t begin, int64_t end) { ssd_skip(in.p, begin, end); });
-    else
-      launch(ssd_skip_cuda, in.p, x);
+    SsdInputs in(x, dt, b, c, a_log, d, dt_bias, state, saved->start, saved->options);
+    const SweepOutput out = forward_of(in);
     ctx->save_for_backward({x, dt, b, c, a_log, d, dt_bias, state});
     ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
     ctx->set_materialize_grads(false);
-    return {y, out.state};
+    return {out.out, out.state};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const variable_list kept = ctx->get_saved_variables();
-    const at::Tensor &b = kept[2], &c = kept[3], &state = kept[7];
     const auto saved =
         c10::static_intrusive_pointer_cast<Saved>(ctx->saved_data["saved"].toCapsule());
-    Inputs in(kept[0], kept[1], kept[4], kept[5], kept[6], saved->options);
-    SsdParams& p = in.p;
-    const at::Tensor dy = grads[0].defined() ? grads[0] : at::zeros(in.v.sizes(), in.v.options());
-    const SweepGradients through = sweep_backward(in.setting(*saved), of_heads(c, in.heads),
-                                                  of_heads(b, in.heads), in.v, state, dy, grads[1],
-                                                  /*needs_log_decay=*/true, in.heads / b.size(2));
-    const at::Tensor dy_rows = flat_rows(dy), dv = through.v.contiguous(),
-                     dx = at::empty(in.v.sizes(), in.v.options()),
-                     ddt = at::empty(in.log_decay.sizes(), in.v.options()),
-                     d_log_decay = through.log_decay.contiguous();
-    // On a GPU as many teams of each head as fill an H100.
-    p.partials = in.cpu() ? (in.tokens + kSsdBlock - 1) / kSsdBlock
-                          : std::min(in.tokens, (132 * 8 * 32 + in.heads - 1) / in.heads);
-    const at::Tensor partial = at::empty({p.partials, 3, in.heads}, in.log_decay.options());
-    p.dy = rows_of(dy_rows), p.dv = dv.const_data_ptr();
-    p.d_log_decay = d_log_decay.const_data_ptr<double>();
-    p.dx = dx.mutable_data_ptr(), p.ddt = ddt.mutable_data_ptr(),
-    p.partial = partial.mutable_data_ptr();
-    if (in.cpu())
-      at::parallel_for(0, p.partials, 1,
-                       [&](int64_t begin, int64_t end) { ssd_backward(p, begin, end); });
-    else
-      launch(ssd_backward_cuda, p, in.x);
-    const at::Tensor sums = partial.sum(0);
-    saved->a_log_grad.add_(sums[0]), saved->d_grad.add_(sums[1]), saved->dt_bias_grad.add_(sums[2]);
+    SsdInputs in(kept[0], kept[1], kept[2], kept[3], kept[4], kept[5], kept[6], kept[7],
+                 saved->start, saved->options);
+    const at::Tensor dy = grads[0].defined() ? grads[0] : at::zeros(in.x.sizes(), in.x.options());
+    const SsdGradients got = backward_of(in, dy, grads[1]);
+    saved->a_log_grad.add_(got.weights[0]), saved->d_grad.add_(got.weights[1]),
+        saved->dt_bias_grad.add_(got.weights[2]);
     const at::Tensor none;
-    return {dx, ddt, through.k, through.q, none, none, none, through.state, none};
+    return {got.x, got.dt, got.b, got.c, none, none, none, got.state, none};
   }
 };
 

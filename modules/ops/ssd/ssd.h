@@ -38,7 +38,8 @@ struct SsdOutput {
 // parameters. Delta is in float32 (float64), linear where dt + dt_bias is above 20; a Delta outside
 // [dt_min, dt_max] is clamped and passes no gradient. Delta x enters the products in the dtype of
 // x. The gradient of the decay is a running sum (retention.h): in bfloat16 on a GPU its error grows
-// with the root of the length, and gradients of dt, dt_bias and A_log inherit it. Saves its inputs.
+// with the root of the length, and gradients of dt, dt_bias and A_log inherit it; not with P 64, N
+// 64 or 128 in chunks, where no sum passes a chunk's end. Saves its inputs.
 // Results do not depend on the number of threads. Throws Error if shapes, dtypes or devices
 // disagree.
 SsdOutput ssd(const at::Tensor& x, const at::Tensor& dt, const at::Tensor& b, const at::Tensor& c,

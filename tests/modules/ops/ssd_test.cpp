@@ -324,14 +324,16 @@ INSTANTIATE_TEST_SUITE_P(Types, SsdGpuTest, ::testing::Values(at::kFloat, at::kB
 TEST_P(SsdGpuTest, EqualsTheReferenceAtAnyShape) {
   for (const Shape& s :
        {Shape{2, 70, 4, 64, 1, 64}, Shape{2, 70, 4, 64, 1, 128}, Shape{1, 130, 4, 64, 2, 256},
-        Shape{1, 33, 24, 64, 1, 128}, Shape{2, 40, 6, 24, 3, 40}, Shape{2, 35, 3, 7, 1, 5}})
+        Shape{1, 33, 24, 64, 1, 128}, Shape{2, 40, 6, 24, 3, 40}, Shape{2, 35, 3, 7, 1, 5},
+        Shape{2, 257, 10, 64, 2, 64}, Shape{1, 384, 5, 64, 1, 128}})
     for (const RetentionForm form :
          {RetentionForm::kChunk, RetentionForm::kRecurrent, RetentionForm::kParallel})
       for (const bool documents : {false, true}) expect_close_to_reference(s, form, documents);
 }
 
 TEST_P(SsdGpuTest, EqualsTheReferenceOverSegmentsOfTime) {
-  expect_close_to_reference({1, 1100, 2, 64, 1, 128}, RetentionForm::kChunk, true);
+  for (const bool documents : {false, true})
+    expect_close_to_reference({1, 1100, 2, 64, 1, 128}, RetentionForm::kChunk, documents);
 }
 
 TEST_P(SsdGpuTest, OneTokenAfterAState) {

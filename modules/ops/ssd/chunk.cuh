@@ -1,0 +1,158 @@
+// For reads_cuda.cu and sources_cuda.cu, the backward of ssd within chunks: what a block works on,
+// its copies into shared memory, and the products of a warp's 16 tokens with a state.
+#pragma once
+#include "modules/ops/cuda/mma.cuh"
+#include "modules/ops/ssd/cuda.h"
+
+namespace ceiling::gpu {
+
+constexpr int kC = kSsdChunk, kP = 64, kWarps = kC / 16, kThreads = kWarps * kWarp;
+constexpr int kStages = 2;
+
+using Rows = Tile<kP>;   // of x and dy
+using Pairs = Tile<kC>;  // source x reader
+constexpr uint32_t kRowBytes = Rows::at(kC, 0), kVectorBytes = kC * 4;
+// Products of B and C in float32, by tiles of 16 x 16 on or above the diagonal; a lane keeps its
+// own eight.
+constexpr uint32_t kScoreTile = 16 * 16 * 4;
+constexpr uint32_t kScoreBytes = kWarps * (kWarps + 1) / 2 * kScoreTile;
+
+template <int kN>
+struct Shape {
+  using Wide = Tile<kN>;  // of B, C and states
+  static constexpr uint32_t kWideBytes = Wide::at(kC, 0), kStateBytes = Wide::at(kP, 0);
+  // reads_kernel: C, then stages of dy, state, decays.
+  static constexpr uint32_t kReadsState = kRowBytes, kReadsDecay = kReadsState + kStateBytes,
+                            kReadsStage = kReadsDecay + kVectorBytes,
+                            kReadsBytes = kWideBytes + kStages * kReadsStage;
+  // sources_kernel: B, products, then stages of x, dy, state after, decays, steps,
+  // state before.
+  static constexpr uint32_t kDy = kRowBytes, kState = 2 * kRowBytes, kDecay = kState + kStateBytes,
+                            kStep = kDecay + kVectorBytes, kBefore = kStep + kVectorBytes,
+                            kStage = kBefore + kStateBytes,
+                            kBytes = kWideBytes + kScoreBytes + kStages * kStage;
+  static_assert(kWideBytes <= kStage && Pairs::at(kC, 0) <= kStage,
+                "C, and sums over heads, take the place of a stage");
+  static_assert(kBytes <= 226 * 1024 && 2 * kReadsBytes <= 226 * 1024, "shared memory of an SM");
+};
+
+// By all threads: the rows that exist, zeros for the others.
+template <class T, int kRows>
+__device__ __forceinline__ void copy_rows(uint32_t to, const bf16* from, int64_t row_stride,
+                                          int64_t rows) {
+  static_assert(kRows * T::kPieces % kThreads == 0, "threads share the pieces evenly");
+#pragma unroll
+  for (int i = 0; i < kRows * T::kPieces / kThreads; ++i) {
+    const int piece = i * kThreads + static_cast<int>(threadIdx.x), row = piece / T::kPieces,
+              column = piece % T::kPieces * 8;
+    copy_async(to + T::at(row, column), from + row * row_stride + column, row < rows);
+  }
+}
+__device__ __forceinline__ void copy_vector(uint32_t to, const float* from) {
+  if (threadIdx.x < kC / 4) copy_async(to + threadIdx.x * 16, from + threadIdx.x * 4, true);
+}
+
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+__device__ __forceinline__ float2 both(uint32_t x) {
+  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&x));
+}
+
+// What a block works on.
+struct Place {
+  int64_t chunk_at, b, t0, tokens, group, part, first_head;
+  int heads;
+  __device__ explicit Place(const SsdChunkParams& c) {
+    const int64_t each = c.of.heads / c.groups, of_part = (each + c.parts - 1) / c.parts;
+    chunk_at = blockIdx.x, b = chunk_at / c.chunks, t0 = chunk_at % c.chunks * kC;
+    tokens = min(int64_t{kC}, c.of.seq_len - t0);
+    group = blockIdx.y / c.parts, part = blockIdx.y % c.parts;
+    first_head = group * each + part * of_part;
+    heads = static_cast<int>(max(int64_t{0}, min(of_part, each - part * of_part)));
+  }
+  // Rows of the chunk, from column on.
+  __device__ const bf16* rows(const SsdRows& of, int64_t column) const {
+    return static_cast<const bf16*>(of.data) + b * of.batch_stride + t0 * of.time_stride + column;
+  }
+  // Of the chunk's [H, ...]: what belongs to a head.
+  __device__ int64_t head(const SsdChunkParams& c, int n) const {
+    return chunk_at * c.of.heads + first_head + n;
+  }
+};
+
+// A warp's 16 rows and a state [P, N]. sums += (weights rows) state; out = to_out (wide state^T);
+// dot = rows . out. Weights of rows g, g + 8 of the fragment.
+template <int kN>
+__device__ __forceinline__ void through_state(float (&sums)[kN / 8][4], float (&out)[8][4],
+                                              uint32_t (&rows)[4][4], float (&dot)[2],
+                                              uint32_t wide_at, uint32_t rows_at, uint32_t state,
+                                              const float (&to_out)[2], const float (&weights)[2]) {
+  using Wide = Tile<kN>;
+  const int lane = threadIdx.x % kWarp;
+  const uint32_t right = state + Wide::right_first(lane), down = state + Wide::down_first(lane);
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) out[i][e] = 0;
+#pragma unroll
+  for (int k = 0; k < kN / 16; ++k) {
+    uint32_t a[4];
+    load_matrices(a, wide_at + Wide::at(0, 16 * k));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t s[4];
+      load_matrices(s, right + Wide::at(16 * i, 16 * k));
+      mma(out[2 * i], a, s[0], s[1]);
+      mma(out[2 * i + 1], a, s[2], s[3]);
+    }
+  }
+  dot[0] = dot[1] = 0;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    load_matrices(rows[k], rows_at + Rows::at(0, 16 * k));
+    uint32_t weighted[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int down8 = e % 2;
+      float* o = out[2 * k + e / 2] + 2 * down8;
+      const float2 row = both(rows[k][e]);
+      o[0] *= to_out[down8], o[1] *= to_out[down8];
+      dot[down8] += row.x * o[0] + row.y * o[1];
+      weighted[e] = pack(row.x * weights[down8], row.y * weights[down8]);
+    }
+#pragma unroll
+    for (int i = 0; i < kN / 16; ++i) {
+      uint32_t s[4];
+      load_matrices_transposed(s, down + Wide::at(16 * k, 16 * i));
+      mma(sums[2 * i], weighted, s[0], s[1]);
+      mma(sums[2 * i + 1], weighted, s[2], s[3]);
+    }
+  }
+}
+
+// A warp's 16 x N sums into [..., B, T, G, N].
+template <int kN>
+__device__ __forceinline__ void store_sums(const float (&sums)[kN / 8][4], float* parts,
+                                           int64_t part, const SsdChunkParams& c, const Place& at,
+                                           int row_block) {
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
+#pragma unroll
+  for (int down = 0; down < 2; ++down) {
+    const int row = row_block * 16 + 8 * down + g;
+    if (row >= at.tokens) continue;
+    const int64_t token = (part * c.of.batch + at.b) * c.of.seq_len + at.t0 + row;
+    float* to = parts + (token * c.groups + at.group) * kN + 2 * t4;
+#pragma unroll
+    for (int i = 0; i < kN / 8; ++i)
+      *reinterpret_cast<float2*>(to + 8 * i) =
+          make_float2(sums[i][2 * down], sums[i][2 * down + 1]);
+  }
+}
+
+__device__ __forceinline__ void load_documents(int* to, const SsdChunkParams& c, const Place& at) {
+  if (threadIdx.x < kC) to[threadIdx.x] = c.document[at.chunk_at * kC + threadIdx.x];
+}
+
+}  // namespace ceiling::gpu
