@@ -1,0 +1,185 @@
+"""`ceiling compare` from its file to its report: killed at random moments it goes on without repeating what is finished and ends with
+the results of a comparison that was left alone; a run, a dataset or a batch that is not the contract's is refused.
+
+Standard library only; CEILING is the path of the program.
+"""
+import json
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from harness import CEILING, ceiling, prepare
+
+FILE = """
+compare:    {{title: "A <test> & two", dir: {root}/{name}, lr: [1e-3, 3e-3], seeds: 2, recall_samples: 8, decode_lengths: [8, 32]}}
+contenders:
+  llama:    {{model: {{architecture: llama, n_heads: 2}}}}
+  hawk:     {{model: {{architecture: hawk, n_heads: 2}}}}
+model:      {{d_model: 32, n_layers: 2}}
+run:        {{seed: 3, device: cpu}}
+data:       {{path: {root}/data, context: 64}}
+train:      {{steps: 24, global_batch: 6, micro_batch: 2, warmup_steps: 4, log_every: 2, precision: fp32}}
+eval:       {{every: 8}}
+checkpoint: {{every: 5, keep_last: 1}}
+"""
+
+
+def write(root, name):
+    path = root / f"{name}.yaml"
+    path.write_text(FILE.format(root=root, name=name))
+    return path
+
+
+def run_folders(root, name):
+    return sorted(path.parent for path in (root / name / "runs").glob("*/*/metrics.jsonl"))
+
+
+def finished(root, name):
+    """Runs that have ended, with what would change if they were trained again."""
+    return {
+        str(folder): (folder / "metrics.jsonl").read_text()
+        for folder in run_folders(root, name)
+        if '"event":"checkpoint","step":24' in (folder / "metrics.jsonl").read_text().replace(" ", "")
+    }
+
+
+def comparable(root, name):
+    """What does not depend on the time that things took."""
+    results = json.loads((root / name / "results.json").read_text())
+    runs = {}
+    for run in results["runs"]:
+        if run["budget"] == "time":  # their number of steps is measured
+            continue
+        evaluation = {key: value for key, value in (run.get("evaluation") or {}).items() if key != "seconds"}
+        runs[run["name"]] = [run["data_hash"], run["eval_curve"], evaluation]
+    return runs
+
+
+def without_interruption(root):
+    file = write(root, "calm")
+    done = ceiling("compare", file)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((root / "calm" / "results.json").read_text())
+    tokens = [run for run in results["runs"] if run["budget"] == "tokens"]
+    assert len(tokens) == 2 * (2 + 1), [run["name"] for run in tokens]
+    assert {run["budget"] for run in results["runs"]} == {"tokens", "flops", "time"}
+    judged = [run for run in results["runs"] if not run.get("grid_only")]
+    for run in judged:
+        assert len(run["evaluation"]["sample_nats"]) == run["evaluation"]["n_samples"] > 0
+        assert {row["probe"] for row in run["evaluation"]["recall"]} >= {"induction", "copying", "mqar"}
+    by_seed = {}
+    for run in judged:
+        if run["budget"] == "tokens":
+            by_seed.setdefault(run["seed"], set()).add(run["data_hash"])
+    assert all(len(hashes) == 1 for hashes in by_seed.values()) and len(set.union(*by_seed.values())) == 2, by_seed
+    sizes = [contender["non_embedding_parameters"] for contender in results["contenders"]]
+    assert abs(sizes[0] - sizes[1]) <= 0.01 * sizes[0], sizes
+    flops = {run["contender"]: run["training_flops"] for run in judged if run["budget"] == "flops"}
+    assert abs(flops["hawk"] / flops["llama"] - 1) < 0.5 / 20, flops  # to half a step
+    for name in ("report.md", "report.html"):
+        text = (root / "calm" / name).read_text()
+        assert "<test>" not in text or name == "report.md"
+        assert "A &lt;test&gt; &amp; two" in text or name == "report.md"
+    before = {path: path.stat().st_mtime_ns for path in (root / "calm" / "runs").rglob("*") if path.is_file()}
+    again = ceiling("compare", file)
+    assert again.returncode == 0, again.stderr
+    after = {path: path.stat().st_mtime_ns for path in (root / "calm" / "runs").rglob("*") if path.is_file()}
+    assert before == after, "a finished comparison trained or wrote again"
+
+
+def killed_and_resumed(root, kills):
+    file = write(root, "killed")
+    chosen = random.Random(7)
+    keep = {}
+    for i in range(kills):
+        process = subprocess.Popen([CEILING, "compare", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        time.sleep(chosen.uniform(0.3, 4))
+        polite = i % 2 == 0
+        process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == (130 if polite else -9), (process.returncode, err)
+        if not polite:
+            time.sleep(1)  # its job is asked to stop when it is gone
+        now = finished(root, "killed")
+        for folder, text in keep.items():
+            assert now[folder] == text, f"{folder} was finished and is another now"
+        keep = now
+    done = ceiling("compare", file)
+    assert done.returncode == 0, done.stderr
+    for folder, text in keep.items():
+        assert finished(root, "killed")[folder] == text, f"{folder} was made twice"
+    calm, killed = comparable(root, "calm"), comparable(root, "killed")
+    assert calm == killed, {name: (calm[name], killed.get(name)) for name in calm if calm[name] != killed.get(name)}
+    return len(keep)
+
+
+def refusals(root):
+    def refused(*words, args=()):
+        process = ceiling("compare", root / "calm.yaml", *args)
+        assert process.returncode == 1 and process.stderr.count("ceiling: error:") == 1, process.stderr
+        for word in words:
+            assert word in process.stderr, (word, process.stderr)
+        assert len(process.stderr.strip().split("\n")) <= 6, process.stderr
+
+    folder = next(path for path in run_folders(root, "calm") if "llama/tokens" in str(path))
+    for target in (folder / "config.yaml", folder.with_suffix(".yaml") if folder.suffix == ".yaml" else pathlib.Path(str(folder) + ".yaml")):
+        text = target.read_text()
+        target.write_text(text.replace("global_batch: 6", "global_batch: 12"))
+        assert target.read_text() != text
+        refused(str(target), "train.global_batch: 12 -> 6")
+        target.write_text(text)
+    refused("train.steps: 24 -> 30", args=["train.steps=30"])
+    refused("train.weight_decay: 0.1 -> 0.2", args=["train.weight_decay=0.2"])
+    refused("eval.samples: all -> 4", args=["eval.samples=4"])
+    # Other text under the same name, and one run's own record of its data.
+    (root / "data").rename(root / "data-kept")
+    prepare(root, seed=6)
+    refused("was trained on other data", str(root / "data"))
+    (root / "data").rename(root / "data-other")
+    (root / "data-kept").rename(root / "data")
+    consumed = folder / "consumed.txt"
+    text = consumed.read_text()
+    lines = text.split("\n")
+    digit = lines[4].split(" ")
+    digit[4] = format(int(digit[4], 16) ^ 1, "x")
+    lines[4] = " ".join(digit)
+    consumed.write_text("\n".join(lines))
+    refused("saw other samples at step")
+    consumed.write_text(text)
+    done = ceiling("compare", root / "calm.yaml")
+    assert done.returncode == 0, done.stderr
+
+
+def a_rate_that_diverges(root):
+    file = write(root, "wild")
+    file.write_text(file.read_text().replace("[1e-3, 3e-3]", "[1e-3, 1e30]"))
+    done = ceiling("compare", file, "compare.budgets=[tokens]", "train.clip=0")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((root / "wild" / "results.json").read_text())
+    for contender in results["contenders"]:
+        assert contender["best_lr"] == 1e-3
+        assert any("not finite" in point.get("failed", "") for point in contender["grid"]), contender["grid"]
+    assert any("diverged" in mark for mark in results["marks"]), results["marks"]
+
+
+def main():
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 6
+    with tempfile.TemporaryDirectory(prefix="ceiling-compare-") as folder:
+        root = pathlib.Path(folder)
+        prepare(root)
+        without_interruption(root)
+        kept = killed_and_resumed(root, kills)
+        refusals(root)
+        a_rate_that_diverges(root)
+    print(f"compare: {kills} interruptions, {kept} runs finished before the last of them were not repeated")
+
+
+if __name__ == "__main__":
+    main()
