@@ -200,8 +200,12 @@ std::string method_text(const ComparisonResults& results,
         "well: look at the single seeds too. ";
   return text +
          "Two contenders are called not distinguishable when the interval of their difference "
-         "includes zero. Where the method is not exact it makes intervals too wide rather than too "
-         "narrow (train/compare/statistics.h has the formulas and their sources).";
+         "includes zero. The method assumes that chance spreads all contenders alike: one that "
+         "varies "
+         "more from seed to seed than the others has too narrow an interval. Otherwise intervals "
+         "of "
+         "differences are too wide rather than too narrow (train/compare/statistics.h has the "
+         "formulas and their sources).";
 }
 
 namespace {

@@ -24,7 +24,7 @@
 //
 // Equal seeds share the data's order, and the second term has many more degrees of freedom than v:
 // both make the interval of a difference too wide rather than too narrow. It assumes that seeds
-// spread every contender alike.
+// spread every contender alike; one that varies more has too narrow an interval.
 //
 // Sources: Box, Hunter, Hunter, Statistics for Experimenters (2005), ch. 4 (pooled variance);
 // Cochran, Sampling Techniques (1977), sections 2.11 and 6.4 (variance of a ratio); Miller, Adding
