@@ -136,7 +136,7 @@ function drawAll() {
   learningRates(host);
   byPosition(host);
   recall(host);
-  speedChart(host, "State by length", "Bytes that one sequence keeps between tokens.", c => c.state_bytes.filter(p => p.bytes > 0).map(p => ({x: p.length, y: p.bytes})),
+  speedChart(host, "State by length", "Bytes that one sequence keeps between tokens.", c => c.state_bytes.filter((p, k, all) => p.bytes > 0 && all.findIndex(q => q.length === p.length) === k).map(p => ({x: p.length, y: p.bytes})),
     {label: "state", log: 2, format: v => bytes(v)}, "the size of states");
   speedChart(host, "Training speed by context", `Tokens per second${R.device ? " on " + R.device : ""}.`, c => c.training_speed.map(p => ({x: p.context, y: p.tokens_per_s})),
     {label: "tokens per second", min: 0, format: v => si(v), tip: v => thousands(v)}, "the speed of training", {x: "context"});

@@ -17,7 +17,7 @@ std::string report_markdown(const ReportContent& content);
 // `page` is what the charts draw (page_json). Every text of the results is escaped.
 std::string report_html(const ReportContent& content, const nlohmann::ordered_json& page);
 
-// {"results": as results_json, but without sample_nats and sample_targets, and training curves
+// {"results": as results_json, but without what is per sample, and training curves
 // thinned to at most `max_points` means of neighbours; "summary": means, intervals and leaders of
 // each budget}.
 nlohmann::ordered_json page_json(const ComparisonResults& results,

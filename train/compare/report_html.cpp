@@ -128,6 +128,7 @@ ordered_json page_json(const ComparisonResults& results, const std::vector<Budge
     if (!run.evaluation) continue;
     run.evaluation->sample_nats.clear();
     run.evaluation->sample_targets.clear();
+    run.evaluation->sample_right.clear();
   }
   ordered_json summary = ordered_json::array();
   for (const BudgetSummary& budget : budgets) {

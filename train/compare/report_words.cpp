@@ -191,16 +191,21 @@ std::string method_text(const ComparisonResults& results,
       "one estimate of the spread between seeds: a standard deviation of " +
       listed(spreads) +
       ". Intervals are 95 % intervals of Student's t with these degrees of freedom. ";
-  text += is_task(results)
-              ? "A difference of two contenders also has the noise of the test samples, bounded by "
-                "that of independent samples. Runs of such a task often solve it wholly or not at "
-                "all, which no interval describes well: look at the single seeds too. "
-              : "A difference of two contenders is also taken sample by sample over the evaluation "
-                "set, which both saw, and its interval has the noise of these samples too. ";
+  text +=
+      "A difference of two contenders is also taken sample by sample over the evaluation set, "
+      "which both saw, and its interval has the noise of these samples too. ";
+  if (is_task(results))
+    text +=
+        "Runs of such a task often solve it wholly or not at all, which no interval describes "
+        "well: look at the single seeds too. ";
   return text +
          "Two contenders are called not distinguishable when the interval of their difference "
-         "includes zero. Where the method is not exact it makes intervals too wide rather than too "
-         "narrow (train/compare/statistics.h has the formulas and their sources).";
+         "includes zero. The method assumes that chance spreads all contenders alike: one that "
+         "varies "
+         "more from seed to seed than the others has too narrow an interval. Otherwise intervals "
+         "of "
+         "differences are too wide rather than too narrow (train/compare/statistics.h has the "
+         "formulas and their sources).";
 }
 
 namespace {

@@ -185,6 +185,25 @@ ordered_json results_json(const ComparisonResults& results) {
   return std::move(writer.object);
 }
 
+namespace {
+
+void check_evaluation(const ComparisonResults& results, const RunResult& run,
+                      const std::string& where) {
+  const Evaluation& evaluation = *run.evaluation;
+  if (evaluation.sample_nats.size() != evaluation.sample_targets.size())
+    throw Error("{}: run {}: evaluation has {} sample_nats and {} sample_targets", where, run.name,
+                evaluation.sample_nats.size(), evaluation.sample_targets.size());
+  if (!evaluation.sample_right.empty() &&
+      evaluation.sample_right.size() != evaluation.sample_targets.size())
+    throw Error("{}: run {}: evaluation has {} sample_right and {} sample_targets", where, run.name,
+                evaluation.sample_right.size(), evaluation.sample_targets.size());
+  if (!results.task.empty() && !evaluation.accuracy)
+    throw Error("{}: run {}: evaluation has no accuracy, which the task '{}' is judged by", where,
+                run.name, results.task);
+}
+
+}  // namespace
+
 void check_results(const ComparisonResults& results, const std::string& where) {
   if (results.format != 1)
     throw Error("{}: format is {}, this program reads format 1; use the ceiling that wrote it ({})",
@@ -211,8 +230,6 @@ void check_results(const ComparisonResults& results, const std::string& where) {
     if (!known.contains(run.budget))
       throw Error("{}: run {}: budget is '{}', must be of tokens, flops, time", where, run.name,
                   run.budget);
-    if (!run.grid_only && !run.evaluation == !run.failed)
-      throw Error("{}: run {}: must have either 'evaluation' or 'failed'", where, run.name);
     if (!run.grid_only) {
       const std::optional<double>& best = results.contender(run.contender).best_lr;
       if (best != run.lr)
@@ -224,14 +241,9 @@ void check_results(const ComparisonResults& results, const std::string& where) {
         throw Error("{}: run {}: a second run of {} with budget {} and seed {}", where, run.name,
                     run.contender, run.budget, run.seed);
     }
-    if (!run.evaluation) continue;
-    const Evaluation& evaluation = *run.evaluation;
-    if (evaluation.sample_nats.size() != evaluation.sample_targets.size())
-      throw Error("{}: run {}: evaluation has {} sample_nats and {} sample_targets", where,
-                  run.name, evaluation.sample_nats.size(), evaluation.sample_targets.size());
-    if (!results.task.empty() && !evaluation.accuracy)
-      throw Error("{}: run {}: evaluation has no accuracy, which the task '{}' is judged by", where,
-                  run.name, results.task);
+    if (!run.grid_only && !run.evaluation == !run.failed)
+      throw Error("{}: run {}: must have either 'evaluation' or 'failed'", where, run.name);
+    if (run.evaluation) check_evaluation(results, run, where);
   }
 }
 

@@ -123,13 +123,14 @@ struct Evaluation {
   std::vector<PositionLoss> by_position;
   std::vector<double> sample_nats;      // per sample: the sum over its targets
   std::vector<int64_t> sample_targets;  // per sample: how many; the same samples for every run
+  std::vector<int64_t> sample_right;    // per sample, of a task: how many were right; may be empty
   std::vector<RecallResult> recall;
   template <class Visitor>
   void fields(Visitor& f) {
     f("loss_nats", loss_nats), f("perplexity", perplexity), f("bits_per_byte", bits_per_byte);
     f("n_targets", n_targets), f("n_samples", n_samples), f("accuracy", accuracy);
     f("by_position", by_position), f("sample_nats", sample_nats);
-    f("sample_targets", sample_targets), f("recall", recall);
+    f("sample_targets", sample_targets), f("sample_right", sample_right), f("recall", recall);
   }
 };
 
@@ -144,7 +145,7 @@ struct RunResult {
   double seconds = 0;  // tokens at the measured training speed
   std::string data_hash, command;
   std::vector<CurvePoint> train_curve, eval_curve;
-  std::optional<Evaluation> evaluation;  // unset: the run failed
+  std::optional<Evaluation> evaluation;  // unset: the run failed, or is of the grid alone
   std::optional<std::string> failed;     // why, of a run that has no evaluation
   template <class Visitor>
   void fields(Visitor& f) {

@@ -165,22 +165,33 @@ void require_same_samples(const RunResult& a, const RunResult& b) {
         a.name, b.name, a.evaluation->sample_targets.size(), b.evaluation->sample_targets.size());
 }
 
+// Whether the accuracies of all runs are known sample by sample.
+bool have_sample_right(const std::vector<SeedPair>& pairs) {
+  return std::all_of(pairs.begin(), pairs.end(), [](const SeedPair& pair) {
+    return !pair.a->evaluation->sample_right.empty() && !pair.b->evaluation->sample_right.empty();
+  });
+}
+
 // The variance of a - b that the choice of evaluation samples makes; unset with one sample.
 std::optional<double> sample_variance(const ComparisonResults& results,
                                       const std::vector<SeedPair>& pairs, double mean_a,
                                       double mean_b) {
   const Evaluation& first = *pairs.front().a->evaluation;
-  if (!results.task.empty()) {
+  const bool is_task = !results.task.empty();
+  if (is_task && !have_sample_right(pairs)) {
     if (first.n_samples < 2) return {};
     return (mean_a * (1 - mean_a) + mean_b * (1 - mean_b)) / static_cast<double>(first.n_samples);
   }
-  std::vector<double> difference(first.sample_nats.size());
+  const auto value = [is_task](const RunResult& run, size_t i) {
+    return is_task ? static_cast<double>(run.evaluation->sample_right[i])
+                   : run.evaluation->sample_nats[i];
+  };
+  std::vector<double> difference(first.sample_targets.size());
   for (const SeedPair& pair : pairs) {
     require_same_samples(*pairs.front().a, *pair.a);
     require_same_samples(*pairs.front().a, *pair.b);
     for (size_t i = 0; i < difference.size(); ++i)
-      difference[i] += (pair.a->evaluation->sample_nats[i] - pair.b->evaluation->sample_nats[i]) /
-                       static_cast<double>(pairs.size());
+      difference[i] += (value(*pair.a, i) - value(*pair.b, i)) / static_cast<double>(pairs.size());
   }
   const auto error = paired_ratio(difference, first.sample_targets).standard_error;
   return error ? std::optional(square(*error)) : std::nullopt;

@@ -16,15 +16,15 @@
 //   for all, so the difference is taken sample by sample:
 //     R = sum_i (x_ai - x_bi) / sum_i n_i,   e_i = x_ai - x_bi - R n_i
 //     SE_samples^2 = N / (N - 1) * sum_i e_i^2 / (sum_i n_i)^2        (the ratio linearised)
-//   Accuracies come without their samples: p_a (1 - p_a) / N + p_b (1 - p_b) / N is the most that N
-//   samples can vary.
+//   For an accuracy x_ci counts the right answers. Where these were not kept per sample,
+//   p_a (1 - p_a) / N + p_b (1 - p_b) / N takes its place: the most that N samples can vary.
 //
 //   A difference a - b, over the seeds that both have (n of them), has the 95 % interval
 //     M_a - M_b +- t(v) sqrt(2 s^2 / n + SE_samples^2).
 //
 // Equal seeds share the data's order, and the second term has many more degrees of freedom than v:
 // both make the interval of a difference too wide rather than too narrow. It assumes that seeds
-// spread every contender alike.
+// spread every contender alike; one that varies more has too narrow an interval.
 //
 // Sources: Box, Hunter, Hunter, Statistics for Experimenters (2005), ch. 4 (pooled variance);
 // Cochran, Sampling Techniques (1977), sections 2.11 and 6.4 (variance of a ratio); Miller, Adding

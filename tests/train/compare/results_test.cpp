@@ -56,11 +56,11 @@ TEST_F(ResultsTest, WhatMayBeAbsentMayBeNull) {
   json content = results_json(synthetic_results());
   content["contenders"][5]["best_lr"] = nullptr;
   content["contenders"][0]["decoding"] = nullptr;
-  content["runs"][0]["evaluation"]["bits_per_byte"] = nullptr;
+  content["runs"][2]["evaluation"]["bits_per_byte"] = nullptr;
   const ComparisonResults results = read(content);
   EXPECT_FALSE(results.contenders[5].best_lr);
   EXPECT_TRUE(results.contenders[0].decoding.empty());
-  EXPECT_FALSE(results.runs[0].evaluation->bits_per_byte);
+  EXPECT_FALSE(results.runs[2].evaluation->bits_per_byte);
 }
 
 TEST_F(ResultsTest, DamageIsNamedByItsKey) {
@@ -94,11 +94,11 @@ TEST_F(ResultsTest, NamesMustFitTogether) {
   expect_refused([](json& c) { c["runs"][0]["contender"] = "gpt"; },
                  "results.json: run llama/tokens-lr-0.001-seed-1: contender 'gpt' is not in "
                  "contenders");
-  expect_refused([](json& c) { c["runs"][0].erase("evaluation"); },
-                 "results.json: run llama/tokens-lr-0.001-seed-1: must have either 'evaluation' or "
+  expect_refused([](json& c) { c["runs"][2].erase("evaluation"); },
+                 "results.json: run llama/tokens-lr-0.004-seed-1: must have either 'evaluation' or "
                  "'failed'");
-  expect_refused([](json& c) { c["runs"][0]["evaluation"]["sample_nats"] = {1}; },
-                 "results.json: run llama/tokens-lr-0.001-seed-1: evaluation has 1 sample_nats and "
+  expect_refused([](json& c) { c["runs"][2]["evaluation"]["sample_nats"] = {1}; },
+                 "results.json: run llama/tokens-lr-0.004-seed-1: evaluation has 1 sample_nats and "
                  "220 sample_targets");
   expect_refused([](json& c) { c["runs"][0]["grid_only"] = false; },
                  "results.json: run llama/tokens-lr-0.001-seed-1: lr is 0.001, the best of its "
@@ -108,7 +108,7 @@ TEST_F(ResultsTest, NamesMustFitTogether) {
       "results.json: run again: a second run of llama with budget tokens and seed 1");
   expect_refused(
       [](json& c) { c["task"] = "mqar"; },
-      "results.json: run llama/tokens-lr-0.001-seed-1: evaluation has no accuracy, which "
+      "results.json: run llama/tokens-lr-0.004-seed-1: evaluation has no accuracy, which "
       "the task 'mqar' is judged by");
 }
 

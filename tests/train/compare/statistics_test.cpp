@@ -133,6 +133,18 @@ TEST(StatisticsTest, OfATaskTheHighestAccuracyWins) {
   EXPECT_NEAR(budget.differences.at(0).interval->low, 0.4 - 4.302653 * error, 1e-6);
 }
 
+TEST(StatisticsTest, AccuraciesThatAreKeptPerSampleAreComparedSampleBySample) {
+  auto results = made({{"a", {0.75, 0.75}}, {"b", {0.5, 0.5}}});
+  results.task = "mqar";
+  for (RunResult& run : results.runs) run.evaluation->sample_right = {10, 10, 10, 0};
+  for (const size_t of_b : {2, 3}) results.runs[of_b].evaluation->sample_right = {8, 6, 6, 0};
+  // Differences 2, 4, 4, 0 of 10 targets each: ratio 0.25, residuals -0.5, 1.5, 1.5, -2.5;
+  // 4 / 3 * 11 / 1600 = 0.0091667. Seeds do not differ.
+  const Difference pair = summary_of(results).differences.at(0);
+  EXPECT_NEAR(pair.difference, 0.25, 1e-12);
+  EXPECT_NEAR(pair.interval->high, 0.25 + 4.302653 * std::sqrt(4.0 / 3 * 11 / 1600), 1e-6);
+}
+
 TEST(StatisticsTest, AContenderWithAFailedRunIsNotRanked) {
   auto results = made({{"a", {1.0, 1.1}}, {"b", {1.5, 1.6}}});
   results.runs[1].evaluation.reset();

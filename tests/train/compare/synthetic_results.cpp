@@ -100,6 +100,7 @@ class Maker {
         const RunResult run = run_of(plan, "tokens", lr, 1, kSteps);
         point.loss_nats = run.evaluation->loss_nats, point.accuracy = run.evaluation->accuracy;
         all.runs.push_back(run);
+        if (run.grid_only) all.runs.back().evaluation.reset();
       }
       contender.grid.push_back(point);
     }
