@@ -95,7 +95,8 @@ void require_same_evaluation(const std::vector<RunResult>& runs) {
   for (const RunResult& run : runs) {
     if (!run.evaluation) continue;
     if (!first) first = &run;
-    if (run.evaluation->sample_targets != first->evaluation->sample_targets)
+    if (run.evaluation->sample_targets != first->evaluation->sample_targets ||
+        run.evaluation->data_fingerprint != first->evaluation->data_fingerprint)
       throw Error(
           "{} and {}: were evaluated on other targets; remove their files in the folder `measured` "
           "and run the comparison again",

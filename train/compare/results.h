@@ -120,6 +120,7 @@ struct Evaluation {
   std::optional<double> bits_per_byte;  // unset, or 0: the dataset does not know its text bytes
   int64_t n_targets = 0, n_samples = 0;
   std::optional<double> accuracy;
+  std::optional<std::string> data_fingerprint;  // of what was scored
   std::vector<PositionLoss> by_position;
   std::vector<double> sample_nats;      // per sample: the sum over its targets
   std::vector<int64_t> sample_targets;  // per sample: how many; the same samples for every run
@@ -129,7 +130,8 @@ struct Evaluation {
   void fields(Visitor& f) {
     f("loss_nats", loss_nats), f("perplexity", perplexity), f("bits_per_byte", bits_per_byte);
     f("n_targets", n_targets), f("n_samples", n_samples), f("accuracy", accuracy);
-    f("by_position", by_position), f("sample_nats", sample_nats);
+    f("data_fingerprint", data_fingerprint), f("by_position", by_position),
+        f("sample_nats", sample_nats);
     f("sample_targets", sample_targets), f("sample_right", sample_right), f("recall", recall);
   }
 };
