@@ -73,42 +73,44 @@ class Queue {
 
  private:
   void start() {
-    Job job = jobs_[next_++];
-    spdlog::info("[{}/{}] {}", next_, jobs_.size(), job.name);
     const int64_t slot = free_.back();
+    free_.pop_back();
+    ++next_;
+    spdlog::info("[{}/{}] {}", next_, jobs_.size(), jobs_[next_ - 1].name);
+    start(std::move(jobs_[next_ - 1]), slot);
+  }
+
+  void start(Job job, int64_t slot) {
     OwnProcess::Options options;
     options.arguments = job.arguments;
     options.environment = environment_of(slot, options_);
     options.err = job.log;
     options.out = job.out.empty() ? "/dev/null" : job.out + ".part";
-    free_.pop_back();
     running_.push_back(
         std::make_unique<Running>(Running{std::move(job), OwnProcess(options), slot}));
   }
 
   void reap() {
     if (const int signal = stop::requested(); signal != 0 && !asked_) ask(signal);
+    std::vector<std::unique_ptr<Running>> ended;
     for (auto& running : running_)
-      if (!running->process.running()) finish(*running);
+      if (!running->process.running()) ended.push_back(std::move(running));
     std::erase_if(running_, [](const auto& running) { return !running; });
+    for (const auto& running : ended) finish(*running);
   }
 
   void finish(Running& ended) {
-    free_.push_back(ended.slot);
     const Job& job = ended.job;
     const int code = ended.process.code();
     if (!job.out.empty()) {
-      if (code == 0) {
-        write_file_atomic(job.out, read_file(job.out + ".part"));
-      }
+      if (code == 0) write_file_atomic(job.out, read_file(job.out + ".part"));
       fs::remove(job.out + ".part");
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - ended.start).count();
-    if (code == 0 && job.on_success) job.on_success();
-    if (code == 0 || (job.accept && job.accept(code)))
+    if (code == 0 || (job.accept && job.accept(code))) {
       spdlog::info("{}: {} in {}", job.name, code == 0 ? "done" : "ended",
                    format_duration(seconds));
-    else if (!stop::requested() && failure_.empty()) {
+    } else if (!stop::requested() && failure_.empty()) {
       failure_ = fmt::format("{}: {} (the command was: {}; its log: {})", job.name,
                              ended.process.ended_by()
                                  ? fmt::format("ended by signal {}", ended.process.ended_by())
@@ -116,17 +118,15 @@ class Queue {
                              command_text(job.arguments), job.log);
       ask(SIGTERM);
     }
-    for (auto& running : running_)
-      if (running.get() == &ended) {
-        running.reset();
-        break;
-      }
+    if (code == 0 && job.then && failure_.empty() && !stop::requested())
+      start(*job.then, ended.slot);
+    else
+      free_.push_back(ended.slot);
   }
 
   void ask(int signal) {
     asked_ = true;
-    for (auto& running : running_)
-      if (running) running->process.ask_to_stop(signal);
+    for (auto& running : running_) running->process.ask_to_stop(signal);
   }
 
   void show() {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,7 @@ struct Job {
   std::string out;                     // file for what it prints, complete or absent; may be empty
   // How far it is, for the progress line; may be empty.
   std::function<std::string()> progress;
-  // What else must be noted when it ended well.
-  std::function<void()> on_success;
+  std::shared_ptr<Job> then;  // runs next, in the same place, if this one ended well; may be null
   // Exit codes other than 0 that are a result too: true if taken as one.
   std::function<bool(int code)> accept;
 };

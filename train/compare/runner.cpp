@@ -55,16 +55,13 @@ class Runner {
 
     for (const MatchedContender& contender : plan.contenders())
       run_jobs(measurements.missing(contender), {});
-    train(plan, plan.grid(), [](const PlannedRun&) { return true; });
+    train(plan, plan.grid());
     std::vector<PlannedRun> judged = judged_runs(plan, measurements);
     require_planned(plan, judged);
-    train(plan, judged, [](const PlannedRun& run) {
-      return fs::exists(run.evaluation) || has_checkpoint(run.dir, run.steps);
-    });
+    train_and_evaluate(plan, judged);
     std::vector<PlannedRun> all = plan.grid();
     all.insert(all.end(), judged.begin(), judged.end());
     require_same_samples(all);
-    evaluate(plan, judged);
     if (!comparison_.compare.keep_checkpoints)
       for (const PlannedRun& run : all) fs::remove_all(run.dir + "/checkpoints");
 
@@ -100,61 +97,72 @@ class Runner {
     return judged;
   }
 
-  // Runs of one folder once; those that have diverged before, or are finished with all that is
-  // still needed of them, are left alone.
-  void train(const Plan& plan, const std::vector<PlannedRun>& runs,
-             const std::function<bool(const PlannedRun&)>& has_what_is_needed) {
+  // Runs that have diverged before, or are finished, are left alone.
+  void train(const Plan& plan, const std::vector<PlannedRun>& runs) {
     std::vector<Job> jobs;
-    std::set<std::string> seen;
-    for (const PlannedRun& run : runs) {
-      if (!seen.insert(run.dir).second || failure_of(run) ||
-          (is_finished(run.dir, run.steps) && has_what_is_needed(run)))
-        continue;
-      RunConfig config = plan.config(run);
-      write_file_atomic(run.config, resolved_yaml(config));
-      Job job;
-      job.name = run.name;
-      job.arguments = {"train", run.config, "log.progress=off"};
-      job.log = run.dir + ".log";
-      job.progress = [run] { return progress_text(run.dir, run.steps); };
-      job.accept = [run](int code) {
-        if (code == kDiverged) write_file_atomic(failure_file(run), last_words(run.dir + ".log"));
-        return code == kDiverged;
-      };
-      jobs.push_back(std::move(job));
-    }
-    if (!jobs.empty()) spdlog::info("{} of {} runs to train", jobs.size(), seen.size());
-    run_jobs(std::move(jobs), jobs_);
+    for (const PlannedRun& run : runs)
+      if (!failure_of(run) && !is_finished(run.dir, run.steps)) jobs.push_back(training(plan, run));
+    do_all(std::move(jobs), runs.size());
   }
 
-  void evaluate(const Plan& plan, const std::vector<PlannedRun>& runs) {
+  // Each run is evaluated as soon as it is trained. Of several that share a folder, the first.
+  void train_and_evaluate(const Plan& plan, const std::vector<PlannedRun>& runs) {
     std::vector<Job> jobs;
     std::set<std::string> seen;
     for (const PlannedRun& run : runs) {
       if (!seen.insert(run.dir).second || failure_of(run) || fs::exists(run.evaluation)) continue;
-      const RunConfig config = plan.config(run);
-      Job job;
-      job.name = run.name + ": evaluation";
-      job.arguments = {"eval",
-                       run.dir,
-                       "--json",
-                       "--precision",
-                       config.train.precision,
-                       "--device",
-                       config.run.device,
-                       "--cross-document",
-                       config.data.cross_document,
-                       "--samples",
-                       std::to_string(config.eval.samples.value_or(0))};
-      if (!config.recall()) {
-        job.arguments.insert(job.arguments.end(), {"--data", config.data.path});
-        if (comparison_.compare.recall) add_probes(job.arguments);
+      if (is_finished(run.dir, run.steps) && has_checkpoint(run.dir, run.steps)) {
+        jobs.push_back(evaluation(plan, run));
+        continue;
       }
-      job.log = run.evaluation + ".log";
-      job.out = run.evaluation;
-      jobs.push_back(std::move(job));
+      jobs.push_back(training(plan, run));
+      jobs.back().then = std::make_shared<Job>(evaluation(plan, run));
     }
+    do_all(std::move(jobs), seen.size());
+  }
+
+  void do_all(std::vector<Job> jobs, size_t n_runs) {
+    if (!jobs.empty()) spdlog::info("{} of {} runs to do", jobs.size(), n_runs);
     run_jobs(std::move(jobs), jobs_);
+  }
+
+  Job training(const Plan& plan, const PlannedRun& run) const {
+    RunConfig config = plan.config(run);
+    write_file_atomic(run.config, resolved_yaml(config));
+    Job job;
+    job.name = run.name;
+    job.arguments = {"train", run.config, "log.progress=off"};
+    job.log = run.dir + ".log";
+    job.progress = [run] { return progress_text(run.dir, run.steps); };
+    job.accept = [run](int code) {
+      if (code == kDiverged) write_file_atomic(failure_file(run), last_words(run.dir + ".log"));
+      return code == kDiverged;
+    };
+    return job;
+  }
+
+  Job evaluation(const Plan& plan, const PlannedRun& run) const {
+    const RunConfig config = plan.config(run);
+    Job job;
+    job.name = run.name + ": evaluation";
+    job.arguments = {"eval",
+                     run.dir,
+                     "--json",
+                     "--precision",
+                     config.train.precision,
+                     "--device",
+                     config.run.device,
+                     "--cross-document",
+                     config.data.cross_document,
+                     "--samples",
+                     std::to_string(config.eval.samples.value_or(0))};
+    if (!config.recall()) {
+      job.arguments.insert(job.arguments.end(), {"--data", config.data.path});
+      if (comparison_.compare.recall) add_probes(job.arguments);
+    }
+    job.log = run.evaluation + ".log";
+    job.out = run.evaluation;
+    return job;
   }
 
   void add_probes(std::vector<std::string>& arguments) const {
