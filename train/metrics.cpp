@@ -28,8 +28,9 @@ Metrics::Metrics(const std::string& run_dir, int64_t resume_step, bool tensorboa
     std::string kept;
     for (const std::string& line : split(read_file(path), '\n')) {
       const auto parsed = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (parsed.is_object() && parsed.value("step", int64_t{0}) <= resume_step)
-        kept += line + "\n";
+      if (!parsed.is_object() || parsed.value("step", int64_t{0}) > resume_step) continue;
+      kept += line + "\n";
+      if (parsed.value("event", "") == "valid") evaluated_step_ = parsed.value("step", int64_t{0});
     }
     write_file_atomic(path, kept);
   }
@@ -71,6 +72,7 @@ void Metrics::step(const StepMetrics& m) {
 }
 
 void Metrics::event(const std::string& event, int64_t step, nlohmann::json fields) {
+  if (event == "valid") evaluated_step_ = step;
   if (tensorboard_) {
     const nlohmann::json flat = fields.flatten();  // keys are "/loss_nats", "/needle/accuracy"
     for (const auto& [key, value] : flat.items()) {

@@ -23,6 +23,8 @@ class Metrics {
  public:
   // Drops lines of steps after `resume_step` that a killed session left in metrics.jsonl.
   Metrics(const std::string& run_dir, int64_t resume_step, bool tensorboard);
+  // The newest step whose evaluation stands in metrics.jsonl; 0: none.
+  int64_t evaluated_step() const { return evaluated_step_; }
   void step(const StepMetrics& metrics);
   // Any other event: evaluation, samples, checkpoint, spike, resume. `event` names it; logged by
   // the caller.
@@ -31,6 +33,7 @@ class Metrics {
  private:
   void write(const nlohmann::json& line);
   std::unique_ptr<File> file_;
+  int64_t evaluated_step_ = 0;
   std::unique_ptr<TensorboardWriter> tensorboard_;
 };
 

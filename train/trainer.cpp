@@ -72,6 +72,7 @@ class Trainer {
   bool out_of_time() const;
   void check_weights_are_equal();
   void log_step(double loss, double lr, double wait_s);
+  bool lacks_last_evaluation();
   void evaluate_and_sample();
   void evaluate_recall();
   void save(bool last);
@@ -283,6 +284,7 @@ void Trainer::report_start() {
 
 int Trainer::run() {
   if (progress_.step >= steps_) {
+    if (lacks_last_evaluation()) evaluate_and_sample();
     spdlog::info(
         "{}: the run is finished ({} of {} steps); raise train.steps to go on, or set another "
         "run.dir",
@@ -333,6 +335,15 @@ int Trainer::run() {
                format_count(static_cast<double>(progress_.tokens)),
                format_duration(now_training_s()), progress_.data_chain.substr(0, 16));
   return kFinished;
+}
+
+// A request to stop gives up the evaluation that it meets, also the last.
+bool Trainer::lacks_last_evaluation() {
+  const LoaderOptions data = loader_options(config_, Split::kValid, device_);
+  if (!config_.eval.every || !Loader::has_split(data, Split::kValid)) return false;
+  const int64_t evaluated = metrics_ ? metrics_->evaluated_step() : 0;
+  return world_.from_first(std::to_string(evaluated), "the last evaluation") !=
+         std::to_string(progress_.step);
 }
 
 bool Trainer::stop_requested() {

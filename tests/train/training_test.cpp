@@ -165,6 +165,28 @@ TEST_F(TrainingTest, AFinishedRunSaysSoAndMoreStepsContinueIt) {
   EXPECT_EQ(metrics_of(dir, "step").size(), 5u);
 }
 
+// A request to stop during the last evaluation saves the last step without it.
+TEST_F(TrainingTest, AFinishedRunThatLacksItsLastEvaluationMakesItOnce) {
+  const std::string dir = run_dir("unjudged");
+  const auto run = [&] { return train(tiny_run(kLlama, data_, dir, 4, {"eval.every=2"})); };
+  ASSERT_EQ(run(), kFinished);
+  const auto all = metrics_of(dir, "valid");
+  ASSERT_EQ(all.size(), 2u);
+  std::string kept;
+  for (const std::string& line : split(read_file(dir + "/metrics.jsonl"), '\n'))
+    if (!line.empty() && line.find(R"("event":"valid","loss_nats":)") == std::string::npos)
+      kept += line + "\n";
+  write_file_atomic(dir + "/metrics.jsonl", kept);
+  ASSERT_EQ(metrics_of(dir, "valid").size(), 0u);
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_EQ(run(), kFinished);
+    const auto made = metrics_of(dir, "valid");
+    ASSERT_EQ(made.size(), 1u);
+    EXPECT_EQ(made[0].at("step"), 4);
+    EXPECT_EQ(made[0].at("loss_nats"), all[1].at("loss_nats"));
+  }
+}
+
 TEST_F(TrainingTest, AnotherSeedModelOrDatasetInTheSameFolderIsRefused) {
   const std::string dir = run_dir("same");
   train(tiny_run(kLlama, data_, dir, 2));

@@ -4,8 +4,6 @@
 #include "base/text.h"
 #include "train/command.h"
 #include "train/compare/jobs.h"
-#include "train/compare/results.h"
-#include "train/compare/report.h"
 #include "train/compare/runner.h"
 #include "train/logging.h"
 
@@ -24,15 +22,9 @@ int run(const Options& options) {
     std::printf("%s", describe_comparison(comparison).c_str());
     return 0;
   }
-  if (options.report) {
-    const std::string& dir = comparison.compare.dir;
-    write_report(read_results(dir + "/results.json"), dir);
-    std::printf("%s/report.html\n", dir.c_str());
-    return 0;
-  }
   std::vector<std::string> command = {"compare", options.file};
   command.insert(command.end(), options.overrides.begin(), options.overrides.end());
-  run_comparison(comparison, command_text(command));
+  (options.report ? report_comparison : run_comparison)(comparison, command_text(command));
   return 0;
 }
 
@@ -47,7 +39,7 @@ const RegisterCommand kCompare(
                    "print what is equal, the contenders as matched and the number of runs, and do "
                    "nothing");
       app.add_flag("--report", options->report,
-                   "write report.md and report.html again from results.json in compare.dir");
+                   "train nothing: write the report of what is finished so far");
       app.footer(
           "The file is a run's configuration that all contenders share, with two more sections:\n"
           "  compare:    {dir: runs/compare/kjv, lr: [1e-3, 2e-3, 4e-3], seeds: 2}\n"

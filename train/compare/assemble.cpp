@@ -171,18 +171,33 @@ ComparisonResults assemble_results(const Comparison& comparison, const Plan& pla
     tokens_per_s.push_back(training_tokens_per_s(comparison, contender.training_speed));
     results.contenders.push_back(std::move(contender));
   }
+  std::vector<std::string> missing;
   for (const PlannedRun& run : judged) {
     RunResult result = result_of(run, plan, tokens_per_s[run.contender]);
+    if (!result.failed && !fs::exists(run.evaluation)) {
+      missing.push_back(run.name);
+      continue;
+    }
     if (!result.failed) result.evaluation = evaluation_of(run);
     results.runs.push_back(std::move(result));
   }
   for (const PlannedRun& run : plan.grid()) {
     if (results.contenders[run.contender].best_lr == run.lr) continue;
+    if (!failure_of(run) && !is_finished(run.dir, run.steps)) {
+      missing.push_back(run.name);
+      continue;
+    }
     RunResult result = result_of(run, plan, tokens_per_s[run.contender]);
     result.grid_only = true;
     results.runs.push_back(std::move(result));
   }
   results.marks = marks_of(comparison, plan, results.contenders);
+  if (!missing.empty())
+    results.marks.insert(
+        results.marks.begin(),
+        fmt::format("This is a report before the end: {} of {} runs are not "
+                    "finished ({}).",
+                    missing.size(), missing.size() + results.runs.size(), join(missing, ", ")));
   return results;
 }
 

@@ -37,38 +37,64 @@ class Runner {
   void run() {
     require_writable_folder(dir_, "the folder of the comparison");
     const RunLock lock(dir_, "compare.dir");
-    const RunConfig shared = comparison_.recipe_with(comparison_.contenders.front().model);
-    device_ = pick_device(shared.run.device);
-    jobs_ = {.at_once = comparison_.compare.jobs, .n_gpus = device_.is_cuda() ? n_devices() : 0};
+    const RunConfig shared = shared_config();
     ensure_data(shared);
     const int64_t vocab_size = vocabulary(shared);
     const Plan plan(comparison_, match_contenders(comparison_, vocab_size));
     const Measurements measurements(comparison_, vocab_size);
-    for (const char* folder : {"/runs", "/measured"}) fs::create_directories(dir_ + folder);
     for (const MatchedContender& contender : plan.contenders())
       for (const char* folder : {"/runs/", "/measured/"})
         fs::create_directories(dir_ + folder + contender.name);
     spdlog::info("{}\n{}", comparison_.compare.title, comparison_text(comparison_, plan));
     require_planned(plan, plan.grid());
+    device_ = pick_device(shared.run.device);
+    jobs_ = {.at_once = comparison_.compare.jobs, .n_gpus = device_.is_cuda() ? n_devices() : 0};
     note_device();
     require_selftest(device_);  // once, and not by all jobs at the same time
 
     for (const MatchedContender& contender : plan.contenders())
       run_jobs(measurements.missing(contender), {});
     train(plan, plan.grid());
-    std::vector<PlannedRun> judged = judged_runs(plan, measurements);
+    const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
     require_planned(plan, judged);
     train_and_evaluate(plan, judged);
+    write(plan, measurements, judged);
+    if (!comparison_.compare.keep_checkpoints)
+      for (const auto& runs : {plan.grid(), judged})
+        for (const PlannedRun& run : runs) fs::remove_all(run.dir + "/checkpoints");
+  }
+
+  void report() {
+    const RunConfig shared = shared_config();
+    const int64_t vocab_size = vocabulary(shared);
+    const Plan plan(comparison_, match_contenders(comparison_, vocab_size));
+    const Measurements measurements(comparison_, vocab_size);
+    for (const MatchedContender& contender : plan.contenders())
+      if (!measurements.missing(contender).empty())
+        throw Error("{}: there is nothing to report yet: the speed of {} is not measured", dir_,
+                    contender.name);
+    require_planned(plan, plan.grid());
+    const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
+    require_planned(plan, judged);
+    write(plan, measurements, judged);
+  }
+
+ private:
+  RunConfig shared_config() const {
+    return comparison_.recipe_with(comparison_.contenders.front().model);
+  }
+
+  void write(const Plan& plan, const Measurements& measurements,
+             const std::vector<PlannedRun>& judged) const {
     std::vector<PlannedRun> all = plan.grid();
     all.insert(all.end(), judged.begin(), judged.end());
     require_same_samples(all);
-    if (!comparison_.compare.keep_checkpoints)
-      for (const PlannedRun& run : all) fs::remove_all(run.dir + "/checkpoints");
-
     ComparisonResults results = assemble_results(comparison_, plan, measurements, judged);
     results.command = command_;
-    results.device = device_name(device_);
-    for (const std::string& mark : device_marks()) results.marks.push_back(mark);
+    results.device = join(devices(), ", ");
+    if (devices().size() > 1)
+      results.marks.push_back("The runs were made on several devices (" + results.device +
+                              "): speeds and times are not comparable.");
     require_same_evaluation(results.runs);
     check_results(results, dir_);
     write_file_atomic(dir_ + "/results.json", results_json(results).dump(1) + "\n");
@@ -76,7 +102,6 @@ class Runner {
     spdlog::info("{} runs; the report is {}/report.html", results.runs.size(), dir_);
   }
 
- private:
   std::vector<PlannedRun> judged_runs(const Plan& plan, const Measurements& measurements) const {
     std::vector<StepCost> costs;
     const auto tokens = static_cast<double>(
@@ -190,12 +215,6 @@ class Runner {
     names.push_back(device_name(device_));
     write_file_atomic(device_file(), join(names, "\n") + "\n");
   }
-  std::vector<std::string> device_marks() const {
-    if (devices().size() < 2) return {};
-    return {"The runs were made on several devices (" + join(devices(), ", ") +
-            "): speeds and times are not comparable."};
-  }
-
   const Comparison& comparison_;
   std::string command_, dir_;
   at::Device device_{at::kCPU};
@@ -212,6 +231,10 @@ std::string describe_comparison(const Comparison& comparison) {
 
 void run_comparison(const Comparison& comparison, const std::string& command) {
   Runner(comparison, command).run();
+}
+
+void report_comparison(const Comparison& comparison, const std::string& command) {
+  Runner(comparison, command).report();
 }
 
 }  // namespace ceiling

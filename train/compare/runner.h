@@ -14,4 +14,7 @@ std::string describe_comparison(const Comparison& comparison);
 // run that does not keep the contract, before anything is trained.
 void run_comparison(const Comparison& comparison, const std::string& command);
 
+// Writes results and report of what is finished so far; what is not is named at the top.
+void report_comparison(const Comparison& comparison, const std::string& command);
+
 }  // namespace ceiling
