@@ -23,7 +23,6 @@
 #include "train/auto_micro_batch.h"
 #include "train/consumed_log.h"
 #include "train/data_parallel.h"
-#include "train/evaluate.h"
 #include "train/load_model.h"
 #include "train/logging.h"
 #include "train/memory.h"
@@ -31,8 +30,8 @@
 #include "train/micro_step.h"
 #include "train/progress.h"
 #include "train/recall_probe.h"
+#include "train/run_evaluation.h"
 #include "train/run_lock.h"
-#include "train/sampler.h"
 #include "train/schedule.h"
 #include "train/selftest.h"
 #include "train/setup.h"
@@ -74,7 +73,6 @@ class Trainer {
   void log_step(double loss, double lr, double wait_s);
   bool lacks_last_evaluation();
   void evaluate_and_sample();
-  void evaluate_recall();
   void save(bool last);
   nlohmann::json state_json();
   double now_training_s() const { return progress_.train_s + session_train_s_; }
@@ -520,80 +518,13 @@ void Trainer::log_step(double loss, double lr, double wait_s) {
 
 void Trainer::evaluate_and_sample() {
   ranks_->gather_weights();
-  LoaderOptions data =
-      loader_options(config_, Split::kValid, device_, world_.rank(), world_.size());
-  if (Loader::has_split(data, Split::kValid)) {
-    const EvaluationResult result =
-        evaluate(*model_, data,
-                 {.micro_batch = config_.eval.batch.value_or(micro_batch_),
-                  .max_samples = config_.eval.samples.value_or(0),
-                  .on_progress =
-                      [&](double share, const EvaluationResult&) {
-                        status_.show(fmt::format("evaluating {:.0f} %", 100 * share));
-                      }},
-                 device_, &world_.communicator());
-    progress_.valid_nats = result.nats, progress_.valid_step = progress_.step;
-    if (progress_.best_nats == 0 || result.nats < progress_.best_nats)
-      progress_.best_nats = result.nats;
-    if (world_.first())
-      spdlog::info(
-          "valid at step {} | loss {:.4f} | ppl {:.2f}{}{} | {} targets | {}", progress_.step,
-          result.nats, result.perplexity(),
-          result.bits_per_byte > 0 ? fmt::format(" | {:.3f} bits per byte", result.bits_per_byte)
-                                   : "",
-          result.accuracy ? fmt::format(" | accuracy {:.2f} %", 100 * *result.accuracy) : "",
-          format_thousands(result.n_targets), format_duration(result.seconds));
-    if (metrics_) {
-      nlohmann::json values = {{"loss_nats", result.nats},
-                               {"perplexity", result.perplexity()},
-                               {"bits_per_byte", result.bits_per_byte},
-                               {"n_targets", result.n_targets},
-                               {"seconds", result.seconds}};
-      if (result.accuracy) values["accuracy"] = *result.accuracy;
-      metrics_->event("valid", progress_.step, values);
-    }
-  }
-  if (!config_.eval.recall.empty()) evaluate_recall();
-  if (config_.eval.prompts.empty() || !world_.first()) return;
-  std::vector<std::vector<uint32_t>> prompts;
-  for (const std::string& prompt : config_.eval.prompts)
-    prompts.push_back(encode_prompt(*tokenizer_, prompt, config_.data.bos));
-  const auto texts = generate(*model_, prompts, tokenizer_->info().eos,
-                              {.temperature = config_.eval.temperature,
-                               .top_k = config_.eval.top_k,
-                               .top_p = config_.eval.top_p,
-                               .seed = static_cast<uint64_t>(config_.eval.seed),
-                               .max_tokens = config_.eval.sample_tokens},
-                              device_);
-  for (size_t i = 0; i < texts.size(); ++i) {
-    int64_t replaced = 0;  // a sample may end within a character
-    const std::string text = repair_utf8(tokenizer_->decode(texts[i].tokens), &replaced);
-    spdlog::info("sample | {}{}", config_.eval.prompts[i], text);
-    metrics_->event("sample", progress_.step,
-                    {{"prompt", config_.eval.prompts[i]}, {"text", text}});
-  }
-}
-
-void Trainer::evaluate_recall() {
-  const int64_t context = config_.data.context;
-  const auto scores = probe_recall(
-      *model_, tokenizer_->text_ids(),
-      {.probes = config_.eval.recall,
-       .contexts = {context},
-       .n_samples = config_.eval.recall_samples,
-       .tokens_at_once = config_.eval.batch.value_or(micro_batch_) * context,
-       .on_progress = [&](const std::string& probe, int64_t) { status_.show("probing " + probe); }},
-      device_, &world_.communicator());
-  if (!metrics_) return;
-  std::string line = fmt::format("recall at step {}", progress_.step);
-  nlohmann::json values = {{"context", context}, {"chance", scores[0].chance}};
-  for (const RecallScore& score : scores) {
-    line += fmt::format(" | {} {:.2f} %", score.probe, 100 * score.accuracy);
-    values[score.probe] = {
-        {"accuracy", score.accuracy}, {"loss_nats", score.nats}, {"n_targets", score.n_targets}};
-  }
-  spdlog::info("{} | chance {:.3f} %", line, 100 * scores[0].chance);
-  metrics_->event("recall", progress_.step, values);
+  const RunEvaluation evaluation{config_, *model_,      *tokenizer_, world_,
+                                 device_, micro_batch_, status_,     metrics_.get()};
+  const auto result = evaluation.run(progress_.step);
+  if (!result) return;
+  progress_.valid_nats = result->nats, progress_.valid_step = progress_.step;
+  if (progress_.best_nats == 0 || result->nats < progress_.best_nats)
+    progress_.best_nats = result->nats;
 }
 
 nlohmann::json Trainer::state_json() {
