@@ -29,11 +29,11 @@ struct Shape {
   // state before.
   static constexpr uint32_t kDy = kRowBytes, kState = 2 * kRowBytes, kDecay = kState + kStateBytes,
                             kStep = kDecay + kVectorBytes, kBefore = kStep + kVectorBytes,
-                            kStage = kBefore + kStateBytes,
-                            kBytes = kWideBytes + kScoreBytes + kStages * kStage;
+                            kStage = kBefore + kStateBytes, kLent = 3 * 16 * kP * 2,
+                            kBytes = kWideBytes + kScoreBytes + kStages * kStage + kLent;
   static_assert(kWideBytes <= kStage && Pairs::at(kC, 0) <= kStage,
                 "C, and sums over heads, take the place of a stage");
-  static_assert(kBytes <= 226 * 1024 && 2 * kReadsBytes <= 226 * 1024, "shared memory of an SM");
+  static_assert(kBytes <= 218 * 1024 && 2 * kReadsBytes <= 226 * 1024, "shared memory of an SM");
 };
 
 // By all threads: the rows that exist, zeros for the others.
