@@ -369,7 +369,7 @@ __global__ __launch_bounds__(kThreads,
       mma(sums[2 * i + 1], a, r[2], r[3]);
     }
   }
-  store_sums<kN>(sums, c.db_parts, at.part, c, at, block);
+  store_sums<kN, false>(sums, c.db_parts, static_cast<bf16*>(c.db), c, at, block);
 #pragma unroll
   for (int i = 0; i < kN / 8; ++i)
 #pragma unroll
@@ -389,7 +389,7 @@ __global__ __launch_bounds__(kThreads,
       mma(sums[2 * i + 1], a, r[2], r[3]);
     }
   }
-  store_sums<kN>(sums, c.dc_parts, c.parts + at.part, c, at, block);
+  store_sums<kN, true>(sums, c.dc_parts, static_cast<bf16*>(c.dc), c, at, block);
 }
 
 template <int kN>
