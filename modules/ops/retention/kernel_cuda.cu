@@ -415,10 +415,12 @@ void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) 
   kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p);
 }
 
-template <class S, bool kBackward, Pass kPass = Pass::kOutput>
+// First: for the pass that finds the states of segments.
+template <class S, bool kBackward, class First = S, Pass kPass = Pass::kOutput>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   if (p.segments > 1) {
-    run_kernel<S, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
+    static_assert(First::kSlice == S::kSlice);
+    run_kernel<First, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
     const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
     enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
   }
@@ -430,15 +432,15 @@ void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
 template <bool kBackward>
 void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
   const bool narrow = p.slice == (p.m_dim <= 256 ? 64 : 32);
+  using States64 = Shape<64, 64, 32, 1, 3, 4, false>;
+  using States128 = Shape<128, 64, 32, 1, 3, 4, false>;
   if (p.checkpoints)
     return p.m_dim <= 64
-               ? run_sweep<Shape<64, 64, 32, 1, 3, 4, false>, kBackward, Pass::kCheckpoints>(p,
-                                                                                             stream)
-               : run_sweep<Shape<128, 64, 32, 1, 3, 4, false>, kBackward, Pass::kCheckpoints>(
-                     p, stream);
-  if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward>(p, stream);
+               ? run_sweep<States64, kBackward, States64, Pass::kCheckpoints>(p, stream)
+               : run_sweep<States128, kBackward, States128, Pass::kCheckpoints>(p, stream);
+  if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward, States64>(p, stream);
   if (p.m_dim <= 128)
-    return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream)
+    return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward, States128>(p, stream)
                   : run_sweep<Shape<128, 128, 32, 1, 2, 2>, kBackward>(p, stream);
   if (p.m_dim <= 256)
     return narrow ? run_sweep<Shape<256, 64, 32, 1, 1, 3>, kBackward>(p, stream)
