@@ -169,6 +169,22 @@ def a_rate_that_diverges(root):
     assert any("diverged" in mark for mark in results["marks"]), results["marks"]
 
 
+def a_run_that_fails(root):
+    """Another failure than a rate that diverges ends the comparison, with the words of the run."""
+    file = write(root, "broken")
+    (root / "broken" / "runs" / "hawk").mkdir(parents=True)
+    (root / "broken" / "runs" / "hawk" / "tokens-lr-0.001-seed-3").write_text("no folder")
+    failed = ceiling("compare", file)
+    assert failed.returncode == 1 and failed.stderr.count("ceiling: error:") == 1, failed.stderr
+    message = failed.stderr[failed.stderr.index("ceiling: error:") :]
+    for word in ("hawk/tokens-lr-0.001-seed-3: ", "the command was: ./ceiling train ", "its log: "):
+        assert word in message, message
+    (root / "broken" / "runs" / "hawk" / "tokens-lr-0.001-seed-3").unlink()
+    early = ceiling("compare", file, "--report")
+    assert early.returncode == 0, early.stderr
+    assert "before the end" in (root / "broken" / "report.md").read_text()
+
+
 def main():
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     with tempfile.TemporaryDirectory(prefix="ceiling-compare-") as folder:
@@ -178,6 +194,7 @@ def main():
         kept = killed_and_resumed(root, kills)
         refusals(root)
         a_rate_that_diverges(root)
+        a_run_that_fails(root)
     print(f"compare: {kills} interruptions, {kept} runs finished before the last of them were not repeated")
 
 

@@ -85,9 +85,10 @@ std::vector<std::string> marks_of(const Comparison& comparison, const Plan& plan
       if (point.failed)
         marks.push_back(
             fmt::format("{} diverged at rate {}.", contender.name, format_double(point.lr)));
-    if (!contender.best_lr)
+    if (contender.every_rate_failed())
       marks.push_back(contender.name + " diverged at every rate: it is not judged.");
-    else if (compare.lr.size() > 1 && (*contender.best_lr == *least || *contender.best_lr == *most))
+    else if (contender.best_lr && compare.lr.size() > 1 &&
+             (*contender.best_lr == *least || *contender.best_lr == *most))
       marks.push_back(fmt::format(
           "{}: the best rate, {}, is at the edge of the grid; a wider grid may find a better one.",
           contender.name, format_double(*contender.best_lr)));

@@ -117,7 +117,9 @@ Table contenders_table(const ComparisonResults& results, const BudgetSummary& to
          cell(fmt::format("{:+.2f} %", 100 * contender.match_error)),
          cell(format_thousands(contender.non_embedding_parameters)),
          cell(format_count(contender.training_flops_per_token)),
-         cell(contender.best_lr ? format_double(*contender.best_lr) : "all failed"),
+         cell(contender.best_lr               ? format_double(*contender.best_lr)
+              : contender.every_rate_failed() ? "all failed"
+                                              : "none yet"),
          cell(summary->mean ? metric_text(results, *summary->mean) : kNotMeasured,
               has(tokens.leaders, contender.name)),
          cell(optional_text(summary->bits_per_byte, "{:.4f}")),

@@ -153,6 +153,12 @@ T read_as(const json& value, const std::string& where) {
 
 }  // namespace
 
+bool Contender::every_rate_failed() const {
+  return !grid.empty() && std::all_of(grid.begin(), grid.end(), [](const GridPoint& point) {
+    return point.failed.has_value();
+  });
+}
+
 const Contender& ComparisonResults::contender(const std::string& name) const {
   for (const Contender& candidate : contenders)
     if (candidate.name == name) return candidate;

@@ -69,10 +69,11 @@ struct Contender {
   double match_error = 0;  // relative to the wanted number of parameters
   double training_flops_per_token = 0;
   std::vector<GridPoint> grid;
-  std::optional<double> best_lr;  // unset: every rate failed
+  std::optional<double> best_lr;  // unset: no rate has ended well
   std::vector<TrainingSpeed> training_speed;
   std::vector<DecodingSpeed> decoding;
   std::vector<StateSize> state_bytes;
+  bool every_rate_failed() const;  // none is still to come
   template <class Visitor>
   void fields(Visitor& f) {
     f("name", name), f("architecture", architecture), f("model_yaml", model_yaml);

@@ -113,7 +113,7 @@ ContenderSummary summarise_contender(const ComparisonResults& results, const std
   if (!metrics.empty()) summary.mean = mean_of(metrics);
   if (!bits.empty() && bits.size() == metrics.size()) summary.bits_per_byte = mean_of(bits);
   if (!contender.best_lr)
-    summary.not_ranked = "every learning rate failed";
+    summary.not_ranked = contender.every_rate_failed() ? "every learning rate failed" : "not run";
   else if (all.empty())
     summary.not_ranked = "not run";
   else if (metrics.size() < all.size())

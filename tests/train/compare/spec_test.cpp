@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "tests/support/dataset.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "train/compare/match.h"
 #include "train/compare/plan.h"
@@ -165,6 +166,31 @@ TEST_F(ComparisonFileTest, BudgetsBuyStepsByTheirCost) {
   std::set<std::string> grid;
   for (const PlannedRun& run : plan.grid()) grid.insert(run.dir);
   EXPECT_TRUE(grid.count(plan.judged(1, 2e-3, costs)[0].dir));
+}
+
+TEST_F(ComparisonFileTest, TheManualHasEveryKey) {
+  const std::string manual = read_file(source_dir() + "/docs/compare.md");
+  CompareSection section;
+  Fields fields;
+  section.fields(fields);
+  EXPECT_GT(fields.all().size(), 10u);
+  for (const Field& field : fields.all())
+    EXPECT_NE(manual.find("`" + field.name + "`"), std::string::npos) << field.name;
+}
+
+// What is kept in configs/compare: read, and matched.
+TEST_F(ComparisonFileTest, TheComparisonsOfThisProjectAreSound) {
+  int n_files = 0;
+  for (const auto& entry : fs::directory_iterator(source_dir() + "/configs/compare")) {
+    SCOPED_TRACE(entry.path().filename().string());
+    const Comparison comparison = load_comparison(entry.path().string());
+    const RunConfig shared = comparison.recipe_with(comparison.contenders.front().model);
+    const auto matched = match_contenders(comparison, shared.recall() ? vocabulary(shared) : 8192);
+    for (const MatchedContender& contender : matched)
+      EXPECT_LE(std::abs(contender.match_error), 0.01) << contender.name;
+    ++n_files;
+  }
+  EXPECT_GE(n_files, 6);
 }
 
 }  // namespace

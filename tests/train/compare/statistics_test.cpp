@@ -158,9 +158,18 @@ TEST(StatisticsTest, AContenderWithAFailedRunIsNotRanked) {
 TEST(StatisticsTest, AContenderWhoseEveryRateFailedIsNotRanked) {
   auto results = made({{"a", {1.0, 1.1}}, {"b", {}}});
   results.contenders[1].best_lr.reset();
+  results.contenders[1].grid.clear();
+  for (const double lr : {0.1, 0.2}) {
+    GridPoint point;
+    point.lr = lr, point.failed = "diverged";
+    results.contenders[1].grid.push_back(point);
+  }
   const BudgetSummary budget = summary_of(results);
   EXPECT_EQ(budget.leaders, Names{"a"});
   EXPECT_EQ(budget.contenders[1].not_ranked, "every learning rate failed");
+  // In a report before the end a rate may still be to come.
+  results.contenders[1].grid[1].failed.reset();
+  EXPECT_EQ(summary_of(results).contenders[1].not_ranked, "not run");
 }
 
 TEST(StatisticsTest, RunsOfTheGridAreNotJudged) {
