@@ -10,6 +10,7 @@
 #include <cmath>
 #include <random>
 
+#include "base/stop.h"
 #include "modules/ops/adamw/adamw.h"
 #include "modules/ops/device.h"
 #include "modules/ops/grad_norm/grad_norm.h"
@@ -23,6 +24,7 @@ namespace ceiling {
 namespace {
 
 double seconds_of(at::Device device, const std::function<void()>& work) {
+  stop::check();
   synchronize(device);
   const auto start = std::chrono::steady_clock::now();
   work();

@@ -71,7 +71,7 @@ class Trainer {
   bool out_of_time() const;
   void check_weights_are_equal();
   void log_step(double loss, double lr, double wait_s);
-  bool lacks_last_evaluation();
+  bool lacks_evaluation();
   void evaluate_and_sample();
   void save(bool last);
   nlohmann::json state_json();
@@ -282,7 +282,7 @@ void Trainer::report_start() {
 
 int Trainer::run() {
   if (progress_.step >= steps_) {
-    if (lacks_last_evaluation()) evaluate_and_sample();
+    if (lacks_evaluation()) evaluate_and_sample();
     spdlog::info(
         "{}: the run is finished ({} of {} steps); raise train.steps to go on, or set another "
         "run.dir",
@@ -294,6 +294,13 @@ int Trainer::run() {
   if (progress_.step > 0 && metrics_)
     metrics_->event("resume", progress_.step,
                     {{"data_hash", progress_.data_chain}, {"world_size", world_.size()}});
+  const auto evaluate_unless_stopped = [&] {
+    try {
+      evaluate_and_sample();
+    } catch (const Interrupted&) {  // the evaluation is given up, the steps are not
+    }
+  };
+  if (lacks_evaluation()) evaluate_unless_stopped();
   stop_requested();  // during the start
   while (progress_.step < steps_ && !stop_signal_ && !time_is_up_) {
     const double step_start = now_s();
@@ -308,10 +315,7 @@ int Trainer::run() {
     };
     if (due(config_.parallel.check_every)) check_weights_are_equal();
     if (due(config_.eval.every) || (last && config_.eval.every)) {
-      try {
-        evaluate_and_sample();
-      } catch (const Interrupted&) {  // the evaluation is given up, the steps are not
-      }
+      evaluate_unless_stopped();
       if (stop_requested()) break;
     }
     if (due(config_.checkpoint.every) && !last) save(false);
@@ -335,13 +339,18 @@ int Trainer::run() {
   return kFinished;
 }
 
-// A request to stop gives up the evaluation that it meets, also the last.
-bool Trainer::lacks_last_evaluation() {
+// A request to stop gives up the evaluation that it meets, and the step is saved without it: true
+// if that was so with the step that is resumed from.
+bool Trainer::lacks_evaluation() {
   const LoaderOptions data = loader_options(config_, Split::kValid, device_);
-  if (!config_.eval.every || !Loader::has_split(data, Split::kValid)) return false;
+  const int64_t step = progress_.step;
+  const auto& every = config_.eval.every;
+  if (!every || step == 0 || (step % *every != 0 && step < steps_) ||
+      !Loader::has_split(data, Split::kValid))
+    return false;
   const int64_t evaluated = metrics_ ? metrics_->evaluated_step() : 0;
   return world_.from_first(std::to_string(evaluated), "the last evaluation") !=
-         std::to_string(progress_.step);
+         std::to_string(step);
 }
 
 bool Trainer::stop_requested() {

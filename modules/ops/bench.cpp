@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/stop.h"
 #include "modules/ops/device.h"
 
 namespace ceiling {
@@ -40,6 +41,7 @@ RegisterBench::RegisterBench(std::string op, std::function<void(BenchReport&)> r
 }
 
 void BenchReport::time(BenchRow row, const std::function<void()>& run) {
+  stop::check();
   const auto milliseconds = [&](int64_t times) {
     synchronize(device_);
     const auto start = std::chrono::steady_clock::now();

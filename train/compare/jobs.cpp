@@ -85,6 +85,7 @@ class Queue {
     options.arguments = job.arguments;
     options.environment = environment_of(slot, options_);
     options.err = job.log;
+    options.kept_descriptor = options_.kept_descriptor;
     options.out = job.out.empty() ? "/dev/null" : job.out + ".part";
     running_.push_back(
         std::make_unique<Running>(Running{std::move(job), OwnProcess(options), slot}));

@@ -21,8 +21,9 @@ struct Job {
 };
 
 struct JobOptions {
-  int64_t at_once = 1;  // several: each gets its share of the processor
-  int64_t n_gpus = 0;   // several: the jobs are spread over them
+  int64_t at_once = 1;       // several: each gets its share of the processor
+  int64_t n_gpus = 0;        // several: the jobs are spread over them
+  int kept_descriptor = -1;  // of a lock that lasts as long as any of the jobs
 };
 
 // Runs all. A request to stop is passed on, and Interrupted is thrown once all have ended. Where

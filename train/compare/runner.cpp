@@ -1,15 +1,18 @@
 #include "train/compare/runner.h"
 
 #include <spdlog/spdlog.h>
+#include <sys/file.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/stop.h"
 #include "base/text.h"
 #include "modules/ops/device.h"
 #include "train/compare/assemble.h"
@@ -29,6 +32,18 @@ namespace ceiling {
 
 namespace {
 
+// A call that was killed leaves jobs that have been asked to stop; they hold its lock, too, until
+// they have saved. Two at a time would write the same files.
+void wait_for_jobs_of_an_earlier_call(const File& lock) {
+  bool said = false;
+  while (::flock(lock.descriptor(), LOCK_EX | LOCK_NB) != 0) {
+    if (!said) spdlog::info("waiting until a job of an earlier call has saved and ended");
+    said = true;
+    stop::check();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
 class Runner {
  public:
   Runner(const Comparison& comparison, std::string command)
@@ -37,6 +52,8 @@ class Runner {
   void run() {
     require_writable_folder(dir_, "the folder of the comparison");
     const RunLock lock(dir_, "compare.dir");
+    const File running(dir_ + "/.jobs.lock", "ab");
+    wait_for_jobs_of_an_earlier_call(running);
     const RunConfig shared = shared_config();
     ensure_data(shared);
     const int64_t vocab_size = vocabulary(shared);
@@ -48,12 +65,14 @@ class Runner {
     spdlog::info("{}\n{}", comparison_.compare.title, comparison_text(comparison_, plan));
     require_planned(plan, plan.grid());
     device_ = pick_device(shared.run.device);
-    jobs_ = {.at_once = comparison_.compare.jobs, .n_gpus = device_.is_cuda() ? n_devices() : 0};
+    jobs_ = {.at_once = comparison_.compare.jobs,
+             .n_gpus = device_.is_cuda() ? n_devices() : 0,
+             .kept_descriptor = running.descriptor()};
     note_device();
     require_selftest(device_);  // once, and not by all jobs at the same time
 
     for (const MatchedContender& contender : plan.contenders())
-      run_jobs(measurements.missing(contender), {});
+      run_jobs(measurements.missing(contender), {.kept_descriptor = running.descriptor()});
     train(plan, plan.grid());
     const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
     require_planned(plan, judged);
