@@ -20,6 +20,7 @@ std::string format_double(double value);
 std::string format_bytes(double bytes);       // 12.3 MiB
 std::string format_count(double count);       // 162.2 M
 std::string format_thousands(int64_t count);  // 318,204
+std::string utc_now();                        // 2026-01-31T09:30:00Z
 std::string format_duration(double seconds);  // 2 h 05 min, 41 s, 0.4 s
 
 // The candidate nearest to `word` by edit distance, if near enough to be a misspelling of it.

@@ -1,6 +1,5 @@
 #include "checkpoints/manifest.h"
 
-#include <ctime>
 #include <future>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -38,15 +37,6 @@ const FileRecord* CheckpointManifest::find(const std::string& name) const {
   for (const FileRecord& file : files)
     if (file.name == name) return &file;
   return nullptr;
-}
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
 }
 
 void write_manifest(const std::string& folder, const CheckpointManifest& manifest) {

@@ -20,8 +20,6 @@ struct CheckpointManifest {
   const FileRecord* find(const std::string& name) const;
 };
 
-std::string utc_now();
-
 void write_manifest(const std::string& folder, const CheckpointManifest& manifest);
 // Error if it is missing, damaged or of another format version.
 CheckpointManifest read_manifest(const std::string& folder);

@@ -18,6 +18,7 @@ class StatusLine {
   // As log.progress: "auto" shows it where stderr is a terminal, "on" always, "off" never.
   explicit StatusLine(const std::string& progress = "auto");
   ~StatusLine();
+  bool shown() const { return shown_; }  // what show() is given can be seen
   void show(const std::string& text);
   void clear();
 

@@ -90,6 +90,24 @@ def without_interruption(root):
     assert before == after, "a finished comparison trained or wrote again"
 
 
+def other_measurements(root):
+    """What is measured anew is what was asked for in another way, and nothing else."""
+    def times():
+        return {path: path.stat().st_mtime_ns for folder in ("runs", "measured") for path in (root / "calm" / folder).rglob("*.json*") if path.is_file()}
+    before = times()
+    done = ceiling("compare", root / "calm.yaml", "compare.decode_lengths=[16]")
+    assert done.returncode == 0, done.stderr
+    changed = {path.name for path, when in times().items() if before.get(path) != when}
+    assert {name.split(".")[1] for name in changed} == {"decode"}, changed
+    before = times()
+    done = ceiling("compare", root / "calm.yaml", "compare.decode_lengths=[16]", "compare.recall_samples=4")
+    assert done.returncode == 0, done.stderr
+    changed = {str(path.relative_to(root)) for path, when in times().items() if before.get(path) != when}
+    assert changed and all("/measured/" in name and "seed" in name for name in changed), changed
+    done = ceiling("compare", root / "calm.yaml")
+    assert done.returncode == 0, done.stderr
+
+
 def killed_and_resumed(root, kills):
     file = write(root, "killed")
     chosen = random.Random(7)
@@ -188,6 +206,7 @@ def main():
         root = pathlib.Path(folder)
         prepare(root)
         without_interruption(root)
+        other_measurements(root)
         kept = killed_and_resumed(root, kills)
         refusals(root)
         a_rate_that_diverges(root)

@@ -1,10 +1,7 @@
 #include "train/compare/assemble.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <ctime>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -15,18 +12,10 @@
 #include "train/compare/contract.h"
 #include "train/compare/run_record.h"
 #include "train/describe.h"
-#include "train/setup.h"
 
 namespace ceiling {
 
 namespace {
-
-std::string today() {
-  const std::time_t now = std::time(nullptr);
-  std::tm date{};
-  ::gmtime_r(&now, &date);
-  return fmt::format("{:04}-{:02}-{:02}", date.tm_year + 1900, date.tm_mon + 1, date.tm_mday);
-}
 
 GridPoint grid_point(const PlannedRun& run) {
   GridPoint point;
@@ -141,7 +130,7 @@ ComparisonResults assemble_results(const Comparison& comparison, const Plan& pla
   const RunConfig shared = comparison.recipe_with(plan.contenders().front().model);
   ComparisonResults results;
   results.title = comparison.compare.title;
-  results.date = today();
+  results.date = utc_now().substr(0, 10);
   results.versions = {kVersion, kTorchVersion};
   results.contract = contract_text(comparison, plan);
   results.task = shared.recall() ? shared.data.task : "";

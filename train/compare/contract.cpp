@@ -47,13 +47,14 @@ void require_config(const std::string& file, RunConfig& planned, const std::stri
 }  // namespace
 
 void require_planned(const Plan& plan, const std::vector<PlannedRun>& runs) {
+  nlohmann::json data;  // of every run: it does not depend on the seed
   for (const PlannedRun& run : runs) {
     RunConfig planned = plan.config(run);
     require_config(run.config, planned, run.config);
     require_config(run.dir + "/config.yaml", planned, run.dir);
     if (!fs::exists(run.dir + "/checkpoints")) continue;
-    const auto data =
-        Loader(loader_options(planned, Split::kTrain, at::Device(at::kCPU))).describe();
+    if (data.is_null())
+      data = Loader(loader_options(planned, Split::kTrain, at::Device(at::kCPU))).describe();
     for (const CheckpointInfo& info : CheckpointStore(run.dir + "/checkpoints").list()) {
       if (!info.problem.empty()) continue;
       require_config(info.path + "/config.yaml", planned, run.dir);

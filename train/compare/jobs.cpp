@@ -104,7 +104,10 @@ class Queue {
     const Job& job = ended.job;
     const int code = ended.process.code();
     if (!job.out.empty()) {
-      if (code == 0) write_file_atomic(job.out, read_file(job.out + ".part"));
+      if (code == 0) {
+        write_file_atomic(job.out, read_file(job.out + ".part"));
+        write_file_atomic(job.out + ".made-by", job.made_by);
+      }
       fs::remove(job.out + ".part");
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - ended.start).count();
@@ -131,6 +134,8 @@ class Queue {
   }
 
   void show() {
+    if (!status_.shown() || Clock::now() < next_show_) return;
+    next_show_ = Clock::now() + std::chrono::milliseconds(500);
     std::string text;
     for (const auto& running : running_)
       if (running->job.progress)
@@ -147,9 +152,15 @@ class Queue {
   bool asked_ = false;
   std::string failure_;
   StatusLine status_;
+  Clock::time_point next_show_{};
 };
 
 }  // namespace
+
+bool has_output(const Job& job) {
+  return fs::exists(job.out) && fs::exists(job.out + ".made-by") &&
+         read_file(job.out + ".made-by") == job.made_by;
+}
 
 void run_jobs(std::vector<Job> jobs, const JobOptions& options) {
   Queue(std::move(jobs), options).run();

@@ -13,6 +13,8 @@ struct Job {
   std::vector<std::string> arguments;  // of `ceiling`
   std::string log;                     // file for what it says (stderr)
   std::string out;                     // file for what it prints, complete or absent; may be empty
+  // With `out`: what decides its content, as in the options of the command. Kept beside it.
+  std::string made_by;
   // How far it is, for the progress line; may be empty.
   std::function<std::string()> progress;
   std::shared_ptr<Job> then;  // runs next, in the same place, if this one ended well; may be null
@@ -25,6 +27,9 @@ struct JobOptions {
   int64_t n_gpus = 0;        // several: the jobs are spread over them
   int kept_descriptor = -1;  // of a lock that lasts as long as any of the jobs
 };
+
+// Whether `job.out` is there and was made by the same.
+bool has_output(const Job& job);
 
 // Runs all. A request to stop is passed on, and Interrupted is thrown once all have ended. Where
 // one fails, the others are asked to stop and the Error has its last words and its log.

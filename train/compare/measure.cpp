@@ -52,38 +52,39 @@ std::vector<Measurements::Training> Measurements::lengths(const MatchedContender
   return lengths;
 }
 
+void Measurements::write_config(const MatchedContender& contender) const {
+  RunConfig config = comparison_.recipe_with(contender.model);
+  write_file_atomic(config_file(contender), resolved_yaml(config));
+}
+
 std::vector<Job> Measurements::missing(const MatchedContender& contender) const {
   std::vector<Job> jobs;
-  const std::string config = config_file(contender);
-  const std::string vocab = std::to_string(vocab_size_);
-  const auto add = [&](std::string what, std::vector<std::string> arguments, std::string out) {
-    if (fs::exists(out)) return;
+  const auto add = [&](std::string what, const std::string& bench,
+                       const std::vector<std::string>& options, std::string out) {
     Job job;
     job.name = contender.name + ": " + what;
-    job.arguments = std::move(arguments);
+    job.arguments = {"bench", bench, config_file(contender)};
+    job.arguments.insert(job.arguments.end(), options.begin(), options.end());
+    job.made_by = command_text(options) + " " + to_yaml(contender.model);
     job.log = out + ".log";
     job.out = std::move(out);
-    jobs.push_back(std::move(job));
+    if (!has_output(job)) jobs.push_back(std::move(job));
   };
+  const std::string vocab = std::to_string(vocab_size_);
   for (const Training& length : lengths(contender))
-    add(fmt::format("speed of training at {} tokens", length.context),
-        {"bench", "model", config, fmt::format("data.context={}", length.context),
+    add(fmt::format("speed of training at {} tokens", length.context), "model",
+        {fmt::format("data.context={}", length.context),
          fmt::format("train.global_batch={}", length.global_batch),
          "train.micro_batch=" + length.micro_batch, "--vocab", vocab, "--json"},
         length.file);
   std::vector<std::string> decode = {
-      "bench",   "decode", config,    "--vocab",
-      vocab,     "--json", "--batch", std::to_string(comparison_.compare.decode_batch),
+      "--vocab", vocab, "--json", "--batch", std::to_string(comparison_.compare.decode_batch),
       "--length"};
   std::vector<int64_t> at = comparison_.compare.decode_lengths;
   if (at.empty()) at = {comparison_.recipe_with(contender.model).data.context};
   std::sort(at.begin(), at.end());
   for (const int64_t length : at) decode.push_back(std::to_string(length));
-  add("speed of decoding", decode, decode_file(contender));
-  if (!jobs.empty()) {
-    RunConfig written = comparison_.recipe_with(contender.model);
-    write_file_atomic(config, resolved_yaml(written));
-  }
+  add("speed of decoding", "decode", decode, decode_file(contender));
   return jobs;
 }
 

@@ -18,8 +18,9 @@ class Measurements {
   Measurements(const Comparison& comparison, int64_t vocab_size)
       : comparison_(comparison), vocab_size_(vocab_size) {}
 
-  // What has no file yet. Writes DIR/runs/<contender>.yaml, which the commands read.
+  // What has no file yet, or one of other options. The jobs read what write_config() writes.
   std::vector<Job> missing(const MatchedContender& contender) const;
+  void write_config(const MatchedContender& contender) const;  // DIR/runs/<contender>.yaml
   std::vector<TrainingSpeed> training(const MatchedContender& contender) const;
   std::vector<DecodingSpeed> decoding(const MatchedContender& contender) const;
 

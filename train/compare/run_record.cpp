@@ -1,5 +1,6 @@
 #include "train/compare/run_record.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -51,9 +52,22 @@ bool has_checkpoint(const std::string& run_dir, int64_t steps) {
 }
 
 std::string progress_text(const std::string& run_dir, int64_t steps) {
-  const RunRecord record = read_record(run_dir);
-  if (record.train.empty()) return "starting";
-  return fmt::format("step {}/{}, loss {:.4f}", record.last_step, steps, record.train.back().loss);
+  const std::string path = run_dir + "/metrics.jsonl";
+  if (!fs::exists(path)) return "starting";
+  // The end alone: a run may have many lines, and this is asked often.
+  constexpr int64_t kEnd = 4096;
+  File file(path, "rb");
+  file.seek(std::max<int64_t>(0, static_cast<int64_t>(fs::file_size(path)) - kEnd));
+  std::string end(kEnd, '\0');
+  end.resize(file.read(end.data(), end.size()));
+  std::string text = "starting";
+  for (const std::string& line : split(end, '\n')) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.value("event", "") == "step" && json.at("loss_nats").is_number())
+      text = fmt::format("step {}/{}, loss {:.4f}", json.at("step").get<int64_t>(), steps,
+                         json.at("loss_nats").get<double>());
+  }
+  return text;
 }
 
 }  // namespace ceiling

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
@@ -22,7 +22,6 @@
 #include "train/compare/plan.h"
 #include "train/compare/report.h"
 #include "train/compare/run_record.h"
-#include "train/describe.h"
 #include "train/run_lock.h"
 #include "train/selftest.h"
 #include "train/setup.h"
@@ -71,8 +70,12 @@ class Runner {
     note_device();
     require_selftest(device_);  // once, and not by all jobs at the same time
 
-    for (const MatchedContender& contender : plan.contenders())
-      run_jobs(measurements.missing(contender), {.kept_descriptor = running.descriptor()});
+    for (const MatchedContender& contender : plan.contenders()) {
+      std::vector<Job> missing = measurements.missing(contender);
+      if (missing.empty()) continue;
+      measurements.write_config(contender);
+      run_jobs(std::move(missing), {.kept_descriptor = running.descriptor()});
+    }
     train(plan, plan.grid());
     const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
     require_planned(plan, judged);
@@ -92,10 +95,7 @@ class Runner {
       if (!measurements.missing(contender).empty())
         throw Error("{}: there is nothing to report yet: the speed of {} is not measured", dir_,
                     contender.name);
-    require_planned(plan, plan.grid());
-    const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
-    require_planned(plan, judged);
-    write(plan, measurements, judged);
+    write(plan, measurements, judged_runs(plan, measurements));
   }
 
  private:
@@ -107,6 +107,7 @@ class Runner {
              const std::vector<PlannedRun>& judged) const {
     std::vector<PlannedRun> all = plan.grid();
     all.insert(all.end(), judged.begin(), judged.end());
+    require_planned(plan, all);
     require_same_samples(all);
     ComparisonResults results = assemble_results(comparison_, plan, measurements, judged);
     results.command = command_;
@@ -123,8 +124,7 @@ class Runner {
 
   std::vector<PlannedRun> judged_runs(const Plan& plan, const Measurements& measurements) const {
     std::vector<StepCost> costs;
-    const auto tokens = static_cast<double>(
-        comparison_.recipe_with(plan.contenders().front().model).tokens_per_step());
+    const auto tokens = static_cast<double>(shared_config().tokens_per_step());
     for (const MatchedContender& contender : plan.contenders())
       costs.push_back(
           {tokens * contender.training_flops_per_token,
@@ -154,13 +154,15 @@ class Runner {
     std::vector<Job> jobs;
     std::set<std::string> seen;
     for (const PlannedRun& run : runs) {
-      if (!seen.insert(run.dir).second || failure_of(run) || fs::exists(run.evaluation)) continue;
+      if (!seen.insert(run.dir).second || failure_of(run)) continue;
+      Job judge = evaluation(plan, run);
+      if (has_output(judge)) continue;
       if (is_finished(run.dir, run.steps) && has_checkpoint(run.dir, run.steps)) {
-        jobs.push_back(evaluation(plan, run));
+        jobs.push_back(std::move(judge));
         continue;
       }
       jobs.push_back(training(plan, run));
-      jobs.back().then = std::make_shared<Job>(evaluation(plan, run));
+      jobs.back().then = std::make_shared<Job>(std::move(judge));
     }
     do_all(std::move(jobs), seen.size());
   }
@@ -189,21 +191,22 @@ class Runner {
     const RunConfig config = plan.config(run);
     Job job;
     job.name = run.name + ": evaluation";
-    job.arguments = {"eval",
-                     run.dir,
-                     "--json",
-                     "--precision",
-                     config.train.precision,
-                     "--device",
-                     config.run.device,
-                     "--cross-document",
-                     config.data.cross_document,
-                     "--samples",
-                     std::to_string(config.eval.samples.value_or(0))};
+    std::vector<std::string> options = {"--json",
+                                        "--precision",
+                                        config.train.precision,
+                                        "--device",
+                                        config.run.device,
+                                        "--cross-document",
+                                        config.data.cross_document,
+                                        "--samples",
+                                        std::to_string(config.eval.samples.value_or(0))};
     if (!config.recall()) {
-      job.arguments.insert(job.arguments.end(), {"--data", config.data.path});
-      if (comparison_.compare.recall) add_probes(job.arguments);
+      options.insert(options.end(), {"--data", config.data.path});
+      if (comparison_.compare.recall) add_probes(options);
     }
+    job.arguments = {"eval", run.dir};
+    job.arguments.insert(job.arguments.end(), options.begin(), options.end());
+    job.made_by = command_text(options);
     job.log = run.evaluation + ".log";
     job.out = run.evaluation;
     return job;
