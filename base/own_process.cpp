@@ -72,6 +72,7 @@ OwnProcess::OwnProcess(const Options& options) {
   const std::vector<char*> argv = pointers(arguments), envp = pointers(variables);
   const int out = open_to_write(options.out), err = open_to_write(options.err);
   const pid_t parent = ::getpid();
+  const stop::HoldForwarded hold;
   process_ = ::fork();
   if (process_ == 0) {
     ::setpgid(0, 0);

@@ -71,7 +71,21 @@ void handle_forwarded(int /*signal*/, siginfo_t* info, void* /*context*/) {
   int64_t first = 0;
   if (g_first_ms.compare_exchange_strong(first, now_ms())) g_signal = info->si_value.sival_int;
 }
+
+// SIG_BLOCK or SIG_UNBLOCK, for this thread and what it starts. Returns whether it was blocked.
+bool mask_forwarded(int how) {
+  sigset_t set, before;
+  sigemptyset(&set);
+  sigaddset(&set, forwarded_signal());
+  ::pthread_sigmask(how, &set, &before);
+  return sigismember(&before, forwarded_signal()) == 1;
+}
 }  // namespace
+
+HoldForwarded::HoldForwarded() : held_before_(mask_forwarded(SIG_BLOCK)) {}
+HoldForwarded::~HoldForwarded() {
+  if (!held_before_) mask_forwarded(SIG_UNBLOCK);
+}
 
 void forward(int process, int signal) {
   sigval value{};
@@ -89,6 +103,7 @@ void install_handlers() {
   forwarded.sa_flags = SA_SIGINFO;
   sigemptyset(&forwarded.sa_mask);
   sigaction(forwarded_signal(), &forwarded, nullptr);
+  mask_forwarded(SIG_UNBLOCK);  // one that came earlier is handled here
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a file size limit fails the write, with a message
 }

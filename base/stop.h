@@ -9,6 +9,18 @@ void install_handlers();  // once, at the start of main
 // Asks a process of ours to stop as `signal` would; asked twice it does no more than once, because
 // the process may have received the signal itself.
 void forward(int process, int signal);
+// What is started while one of these lives keeps a forwarded request until its install_handlers(),
+// however early the request comes: without handlers it would end the process.
+class HoldForwarded {
+ public:
+  HoldForwarded();
+  ~HoldForwarded();
+  HoldForwarded(const HoldForwarded&) = delete;
+  HoldForwarded& operator=(const HoldForwarded&) = delete;
+
+ private:
+  bool held_before_;
+};
 int requested();  // the signal's number, or 0
 void check();     // throws Interrupted if requested
 void reset();     // for tests

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/own_process.h"
 #include "tests/support/temp_dir.h"
 
 namespace ceiling {
@@ -121,6 +122,37 @@ TEST(StopOnceTest, AKilledProcessLeavesAFolderThatTheNextOneRemoves) {
   PendingFolder(temp / "final").commit();
   EXPECT_TRUE(fs::exists(temp / "final"));
   EXPECT_EQ(std::distance(fs::directory_iterator(temp.path()), fs::directory_iterator()), 1);
+}
+
+TEST(StopOnceTest, AForwardedRequestThatComesBeforeTheHandlersIsKept) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    const stop::HoldForwarded hold;
+    const pid_t child = ::fork();
+    if (child == 0) {
+      stop::reset();
+      stop::forward(::getpid(), signal);
+      if (stop::requested() != 0) ::_exit(1);
+      stop::install_handlers();
+      ::_exit(100 + stop::requested());
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+    EXPECT_EQ(WEXITSTATUS(status), 100 + signal);
+  }
+}
+
+TEST(StopOnceTest, AProcessOfOursThatIsAskedToStopAsItStartsIsNotEndedByTheRequest) {
+  OwnProcess::Options options;
+  options.arguments = {"--gtest_list_tests", "--gtest_filter=None"};
+  options.out = "/dev/null";
+  for (int i = 0; i < 20; ++i) {
+    OwnProcess process(options);
+    process.ask_to_stop(SIGHUP);  // this program's tests install no handlers: the request is kept
+    while (process.running()) ::usleep(1000);
+    EXPECT_EQ(process.ended_by(), 0);
+    EXPECT_EQ(process.code(), 0);
+  }
 }
 
 TEST(StopOnceTest, NothingIsRequestedBeforeASignal) {

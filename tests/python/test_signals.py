@@ -40,7 +40,7 @@ def training(root, ranks):
             before = last_step(folder)
             process = start(config, "--ranks", ranks)
             if moment == "start":
-                time.sleep(chosen.uniform(0.05, 0.4))
+                time.sleep(chosen.uniform(0, 0.4))
             elif moment == "training":
                 wait_for_step(process, folder, before + chosen.randint(2, 9))
             elif moment == "evaluation":
