@@ -60,7 +60,7 @@ __global__ __launch_bounds__(kThreads,
       if (t4 == 0) c.of_state[at.head(c, n) * kC + warp * 16 + 8 * down + g] = read;
     }
   }
-  store_sums<kN>(sums, c.dc_parts, at.part, c, at, warp);
+  store_sums<kN, false>(sums, c.dc_parts, nullptr, c, at, warp);
 }
 
 template <int kN>
