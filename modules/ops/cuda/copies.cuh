@@ -1,4 +1,5 @@
-// For kernel_cuda.cu files: asynchronous copies from global to shared memory.
+// For kernel_cuda.cu files: asynchronous copies from global to shared memory, and leave to use more
+// of it than 48 KB.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -29,6 +30,15 @@ __device__ __forceinline__ void commit_copies() {
 template <int kLeft>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// Before launches of kKernel with `bytes` of dynamic shared memory. A failure shows at the launch.
+template <auto kKernel>
+void allow_shared(uint32_t bytes) {
+  [[maybe_unused]] static const cudaError_t room = cudaFuncSetAttribute(
+      kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  [[maybe_unused]] static const cudaError_t split = cudaFuncSetAttribute(
+      kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 
 }  // namespace ceiling::gpu

@@ -405,11 +405,8 @@ __global__ void enter_segments(const __grid_constant__ GpuSweepParams p) {
 
 template <class S, bool kBackward, Pass kPass>
 void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) {
-  const auto kernel = chunk_kernel<S, kBackward, kPass>;
-  static const bool prepared =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes) ==
-      cudaSuccess;
-  (void)prepared;  // a failure shows at the launch
+  constexpr auto kernel = chunk_kernel<S, kBackward, kPass>;
+  allow_shared<kernel>(S::kBytes);
   const dim3 grid(static_cast<unsigned>((p.n_dim + S::kSlice - 1) / S::kSlice),
                   static_cast<unsigned>(p.batch * p.heads), static_cast<unsigned>(segments));
   kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p);

@@ -66,10 +66,7 @@ __global__ __launch_bounds__(kThreads,
 template <int kN>
 void launch_for(const SsdChunkParams& c, cudaStream_t stream) {
   constexpr uint32_t kBytes = Shape<kN>::kReadsBytes;
-  static const bool prepared =
-      cudaFuncSetAttribute(reads_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) ==
-      cudaSuccess;
-  (void)prepared;  // a failure shows at the launch
+  allow_shared<reads_kernel<kN>>(kBytes);
   const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
                   static_cast<unsigned>(c.groups * c.parts));
   reads_kernel<kN><<<grid, kThreads, kBytes, stream>>>(c);

@@ -395,10 +395,7 @@ __global__ __launch_bounds__(kThreads,
 template <int kN>
 void launch_for(const SsdChunkParams& c, cudaStream_t stream) {
   constexpr uint32_t kBytes = Shape<kN>::kBytes;
-  static const bool prepared =
-      cudaFuncSetAttribute(sources_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           kBytes) == cudaSuccess;
-  (void)prepared;  // a failure shows at the launch
+  allow_shared<sources_kernel<kN>>(kBytes);
   const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
                   static_cast<unsigned>(c.groups * c.parts));
   sources_kernel<kN><<<grid, kThreads, kBytes, stream>>>(c);
