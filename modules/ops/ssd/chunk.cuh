@@ -165,4 +165,20 @@ __device__ __forceinline__ void load_documents(int* to, const SsdChunkParams& c,
   if (threadIdx.x < kC) to[threadIdx.x] = c.document[at.chunk_at * kC + threadIdx.x];
 }
 
+// A block for each chunk, group and part; the kernels for a d_state of 64 and of 128, and their
+// shared memory.
+template <auto kOf64, uint32_t kBytesOf64, auto kOf128, uint32_t kBytesOf128>
+void launch_chunks(const SsdChunkParams& c, void* stream) {
+  if (c.of.batch == 0) return;
+  allow_shared<kOf64>(kBytesOf64);
+  allow_shared<kOf128>(kBytesOf128);
+  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
+                  static_cast<unsigned>(c.groups * c.parts));
+  const auto on = static_cast<cudaStream_t>(stream);
+  if (c.d_state == 64)
+    kOf64<<<grid, kThreads, kBytesOf64, on>>>(c);
+  else
+    kOf128<<<grid, kThreads, kBytesOf128, on>>>(c);
+}
+
 }  // namespace ceiling::gpu

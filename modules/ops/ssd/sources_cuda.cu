@@ -392,25 +392,9 @@ __global__ __launch_bounds__(kThreads,
   store_sums<kN, true>(sums, c.dc_parts, static_cast<bf16*>(c.dc), c, at, block);
 }
 
-template <int kN>
-void launch_for(const SsdChunkParams& c, cudaStream_t stream) {
-  constexpr uint32_t kBytes = Shape<kN>::kBytes;
-  allow_shared<sources_kernel<kN>>(kBytes);
-  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
-                  static_cast<unsigned>(c.groups * c.parts));
-  sources_kernel<kN><<<grid, kThreads, kBytes, stream>>>(c);
-}
-
-void launch(const SsdChunkParams& c, void* stream) {
-  if (c.of.batch == 0) return;
-  if (c.d_state == 64)
-    launch_for<64>(c, static_cast<cudaStream_t>(stream));
-  else
-    launch_for<128>(c, static_cast<cudaStream_t>(stream));
-}
-
 [[maybe_unused]] const bool registered = [] {
-  ssd_sources_cuda.launch = launch;
+  ssd_sources_cuda.launch =
+      launch_chunks<sources_kernel<64>, Shape<64>::kBytes, sources_kernel<128>, Shape<128>::kBytes>;
   return true;
 }();
 
