@@ -42,8 +42,12 @@ def run_folders(root, name):
 def finished(root, name):
     """Runs that have ended, with what would change if they were trained again."""
     texts = {str(folder): (folder / "metrics.jsonl").read_text() for folder in run_folders(root, name)}
-    ended = lambda line: json.loads(line).get("event") == "checkpoint" and json.loads(line)["step"] == 24
-    return {folder: text for folder, text in texts.items() if any(ended(line) for line in text.split("\n") if line.endswith("}"))}
+
+    def last_steps(text):  # an evaluation that was given up comes after the last checkpoint, when the run resumes
+        events = [json.loads(line) for line in text.split("\n") if line.endswith("}")]
+        return {event["event"] for event in events if event.get("step") == 24}
+
+    return {folder: text for folder, text in texts.items() if {"valid", "checkpoint"} <= last_steps(text)}
 
 
 def comparable(root, name):
@@ -153,6 +157,7 @@ def refusals(root):
     refused("train.steps: 24 -> 30", args=["train.steps=30"])
     refused("train.weight_decay: 0.1 -> 0.2", args=["train.weight_decay=0.2"])
     refused("eval.samples: all -> 4", args=["eval.samples=4"])
+    refused("a context of 4 is too short", "compare.recall_contexts", args=["compare.recall=true", "compare.recall_contexts=[4]"])
     # Other text under the same name, and one run's own record of its data.
     (root / "data").rename(root / "data-kept")
     prepare(root, seed=6)

@@ -22,6 +22,7 @@
 #include "train/compare/plan.h"
 #include "train/compare/report.h"
 #include "train/compare/run_record.h"
+#include "train/recall_probe.h"
 #include "train/run_lock.h"
 #include "train/selftest.h"
 #include "train/setup.h"
@@ -55,6 +56,7 @@ class Runner {
     wait_for_jobs_of_an_earlier_call(running);
     const RunConfig shared = shared_config();
     ensure_data(shared);
+    require_probes_of(shared);
     const int64_t vocab_size = vocabulary(shared);
     const Plan plan(comparison_, match_contenders(comparison_, vocab_size));
     const Measurements measurements(comparison_, vocab_size);
@@ -99,6 +101,20 @@ class Runner {
   }
 
  private:
+  // Before anything trains, not when the first run is evaluated.
+  void require_probes_of(const RunConfig& shared) const {
+    if (shared.recall() || !comparison_.compare.recall) return;
+    std::vector<int64_t> contexts = comparison_.compare.recall_contexts;
+    if (contexts.empty()) contexts = {shared.data.context};
+    try {
+      require_probes(recall_probes(), contexts,
+                     dataset_tokenizer(DatasetReader(shared.data.path))->text_ids());
+    } catch (const Error& error) {
+      throw Error("{}: {}; set compare.recall_contexts, or compare.recall: false for no probes",
+                  comparison_.path, error.what());
+    }
+  }
+
   RunConfig shared_config() const {
     return comparison_.recipe_with(comparison_.contenders.front().model);
   }
