@@ -173,6 +173,19 @@ def refusals(root):
     consumed.write_text("\n".join(lines))
     refused("saw other samples at step")
     consumed.write_text(text)
+    # Files that are lost or damaged: never a crash, never a result without what they said.
+    metrics, speed = folder / "metrics.jsonl", root / "calm" / "measured" / "llama.train-64.json"
+    for path, damages, words in (
+        (metrics, (lambda text: "", lambda text: text[: len(text) // 3]), ("metrics.jsonl", "remove the folder")),
+        (metrics, (lambda text: text.replace("loss_nats", "loss"),), (str(metrics), "is damaged")),
+        (consumed, (lambda text: "", lambda text: "".join(text.splitlines(True)[:5])), ("consumed.txt", "of 24 steps")),
+        (speed, (lambda text: "", lambda text: "{}", lambda text: text[:20]), (str(speed), "is damaged; remove it")),
+    ):
+        text = path.read_text()
+        for damage in damages:
+            path.write_text(damage(text))
+            refused(*words)
+            path.write_text(text)
     done = ceiling("compare", root / "calm.yaml")
     assert done.returncode == 0, done.stderr
 

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "checkpoints/store.h"
 #include "data/loader.h"
+#include "train/compare/run_record.h"
 #include "train/consumed_log.h"
 #include "train/setup.h"
 
@@ -77,6 +78,12 @@ void require_same_samples(const std::vector<PlannedRun>& runs) {
   std::map<int64_t, Longest> by_seed;
   for (const PlannedRun& run : runs) {
     std::vector<ConsumedStep> steps = ConsumedLog::read(run.dir);
+    if (static_cast<int64_t>(steps.size()) < run.steps && is_finished(run.dir, run.steps))
+      throw Error(
+          "{}/consumed.txt: tells the samples of {} of {} steps; without the others nothing shows "
+          "that the run saw the same as the others did. Restore the file, or remove the folder, "
+          "and the run is made again",
+          run.dir, steps.size(), run.steps);
     Longest& longest = by_seed[run.seed];
     for (size_t i = 0; i < std::min(steps.size(), longest.steps.size()); ++i) {
       const ConsumedStep &a = steps[i], &b = longest.steps[i];

@@ -79,9 +79,11 @@ class Runner {
       run_jobs(std::move(missing), {.kept_descriptor = running.descriptor()});
     }
     train(plan, plan.grid());
+    require_finished(plan.grid());
     const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
     require_planned(plan, judged);
     train_and_evaluate(plan, judged);
+    require_finished(judged);
     write(plan, measurements, judged);
     if (!comparison_.compare.keep_checkpoints)
       for (const auto& runs : {plan.grid(), judged})
@@ -181,6 +183,16 @@ class Runner {
       jobs.back().then = std::make_shared<Job>(std::move(judge));
     }
     do_all(std::move(jobs), seen.size());
+  }
+
+  // A run that is at its end, by its checkpoint, trains no more.
+  static void require_finished(const std::vector<PlannedRun>& runs) {
+    for (const PlannedRun& run : runs)
+      if (!failure_of(run) && !is_finished(run.dir, run.steps))
+        throw Error(
+            "{}/metrics.jsonl: lacks the run's last step ({}), though it has been trained; restore "
+            "the file, or remove the folder, and the run is made again",
+            run.dir, run.steps);
   }
 
   void do_all(std::vector<Job> jobs, size_t n_runs) {
