@@ -140,13 +140,16 @@ def killed_and_resumed(root, kills):
 
 
 def refusals(root):
-    def refused(*words, args=()):
-        process = ceiling("compare", root / "calm.yaml", *args)
+    def refused(*words, args=(), file=root / "calm.yaml"):
+        process = ceiling("compare", file, *args)
         assert process.returncode == 1 and process.stderr.count("ceiling: error:") == 1, process.stderr
         for word in words:
             assert word in process.stderr, (word, process.stderr)
         assert process.stderr[process.stderr.index("ceiling: error:") :].count("\n") <= 5, process.stderr
 
+    without_checkpoints = write(root, "bare")
+    done = ceiling("compare", without_checkpoints, "compare.keep_checkpoints=false", "compare.budgets=[tokens]", "compare.seeds=1", "compare.lr=[1e-3]")
+    assert done.returncode == 0 and not list((root / "bare").rglob("checkpoints")), done.stderr
     folder = next(path for path in run_folders(root, "calm") if "llama/tokens" in str(path))
     for target in (folder / "config.yaml", folder.with_suffix(".yaml") if folder.suffix == ".yaml" else pathlib.Path(str(folder) + ".yaml")):
         text = target.read_text()
@@ -161,7 +164,8 @@ def refusals(root):
     # Other text under the same name, and one run's own record of its data.
     (root / "data").rename(root / "data-kept")
     prepare(root, seed=6)
-    refused("was trained on other data", str(root / "data"))
+    refused("was trained on other data", str(root / "data"), "checkpoints")
+    refused("was trained on other data", str(root / "data"), "data.json", file=without_checkpoints)
     (root / "data").rename(root / "data-other")
     (root / "data-kept").rename(root / "data")
     consumed = folder / "consumed.txt"

@@ -87,7 +87,7 @@ class Runner {
     write(plan, measurements, judged);
     if (!comparison_.compare.keep_checkpoints)
       for (const auto& runs : {plan.grid(), judged})
-        for (const PlannedRun& run : runs) fs::remove_all(run.dir + "/checkpoints");
+        for (const PlannedRun& run : runs) drop_checkpoints(run);
   }
 
   void report() {
