@@ -6,6 +6,7 @@
 #include <ATen/ops/full.h>
 
 #include "modules/layers/recompute.h"
+#include "modules/ops/again.h"
 #include "modules/ops/embedding/embedding.h"
 #include "modules/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "modules/ops/rms_norm/rms_norm.h"
@@ -67,6 +68,7 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const Segments& segme
     if (context.position.defined()) context.position = context.position.to(at::kInt);
   }
 
+  const MakeAgain again(recompute == Recompute::kSelective);
   if (trace) trace->clear();
   if (observer) observer->before_forward(-1);
   at::Tensor x = embedding(tokens, embedding_, options_.embedding_scale);

@@ -20,10 +20,12 @@ struct ModelState {
   bool empty() const { return layers.empty(); }
 };
 
+// What the backward pass computes again rather than find it kept.
 enum class Recompute {
   kNone,
-  kBlock
-};  // kBlock: keep only each block's input, run it again in the backward pass
+  kSelective,  // outputs of norms and gated activations (modules/ops/again.h)
+  kBlock       // everything but each block's input
+};
 
 // Hears where a pass through the model is, so that communication can run beside it. Layers count
 // from 0; the embedding is -1, final norm and head are n_layers.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -58,6 +59,12 @@ int run_command_line(int argc, char** argv) {
     std::fflush(stdout);
     std::fprintf(stderr, "ceiling: error: %s\n", error.what());
     return dynamic_cast<const Diverged*>(&error) ? kDiverged : 1;
+  } catch (const std::exception& problem) {  // of a library: torch's ends in a list of its calls
+    const std::string text = problem.what();
+    std::fflush(stdout);
+    std::fprintf(stderr, "ceiling: error: %s\n",
+                 text.substr(0, text.find("\nException raised from")).c_str());
+    return 1;
   }
 }
 

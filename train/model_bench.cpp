@@ -76,7 +76,7 @@ TrainingTimes time_training(RunConfig config, int64_t vocab_size, int64_t steps)
        .documents = false,
        .scale = 1.0 / static_cast<double>(batch.n_targets),
        .z_loss = config.train.z_loss,
-       .recompute = config.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone,
+       .recompute = recompute_of(config.train),
        .graph = config.train.cuda_graph});
   int64_t t = 0;
   const auto step = [&] {

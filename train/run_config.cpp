@@ -128,9 +128,9 @@ void TrainSection::fields(Fields& f) {
     "on a GPU, record a micro-batch's work once and replay it: no time is lost in launching "
     "kernels")
       .free_to_change();
-  f("recompute", recompute, OneOf{"none", "block"},
-    "block: keep only each block's input and compute it again in the backward pass, for less "
-    "memory")
+  f("recompute", recompute, OneOf{"none", "selective", "block"},
+    "for less memory, compute again in the backward pass. selective: outputs of norms and gated "
+    "activations, which costs little; block: all but each block's input, a forward pass more")
       .free_to_change();
   f("deterministic", deterministic,
     "on a GPU: only kernels whose result never varies (a CPU always is)")

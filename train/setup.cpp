@@ -132,6 +132,12 @@ int64_t vocabulary(const RunConfig& config) {
       path, config.data.tokenizer);
 }
 
+Recompute recompute_of(const TrainSection& train) {
+  return train.recompute == "block"       ? Recompute::kBlock
+         : train.recompute == "selective" ? Recompute::kSelective
+                                          : Recompute::kNone;
+}
+
 std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size) {
   config.model.config->vocab_size = vocab_size;
   config.model.config->context = config.data.context;
@@ -157,16 +163,19 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
   const double flops = 3 * model.flops_per_token(context);
   const double tokens = static_cast<double>(config.train.global_batch * context) *
                         static_cast<double>(config.total_steps());
-  // Every matrix product keeps its input, and what follows it keeps its output.
+  // Every matrix product keeps its input, unless that is made again, and what follows it keeps its
+  // output.
   double activations = 0;
+  const Recompute recompute = recompute_of(config.train);
   std::map<std::pair<bool, double>, std::vector<std::string>> groups;
   for (const Parameter* parameter : model.parameters()) {
     if (parameter->shape.size() == 2 && parameter->name.rfind("layers.", 0) == 0)
-      activations += static_cast<double>(parameter->shape[0] + parameter->shape[1]);
+      activations += static_cast<double>(
+          parameter->shape[0] + (recompute == Recompute::kSelective ? 0 : parameter->shape[1]));
     groups[{parameter->options.decay, parameter->options.lr_factor}].push_back(parameter->name);
   }
   activations *= static_cast<double>(micro * context * compute_bytes);
-  if (config.train.recompute == "block") activations /= static_cast<double>(model.n_layers());
+  if (recompute == Recompute::kBlock) activations /= static_cast<double>(model.n_layers());
   // Per parameter and process: gradient 4; the compute copy, which fp32 needs only where the master
   // is in parts; master and two moments 12, with ZeRO-1 shared out.
   const bool sharded = world_size > 1 && config.parallel.zero == 1;

@@ -41,6 +41,8 @@ LoaderOptions loader_options(const RunConfig& config, Split split, at::Device de
 // still to be made.
 int64_t vocabulary(const RunConfig& config);
 
+Recompute recompute_of(const TrainSection& train);  // train.recompute
+
 // The model of `config` (its vocab_size and context are filled in).
 std::unique_ptr<LanguageModel> build_model(RunConfig& config, int64_t vocab_size);
 

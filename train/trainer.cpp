@@ -152,7 +152,7 @@ Trainer::Trainer(RunConfig config, World& world)
       .documents = !data.cross_document,
       .scale = 1.0 / most_targets(),
       .z_loss = config_.train.z_loss,
-      .recompute = config_.train.recompute == "block" ? Recompute::kBlock : Recompute::kNone,
+      .recompute = recompute_of(config_.train),
       .graph = config_.train.cuda_graph};
   // Otherwise the config has it, or the checkpoint: another choice would change rounding.
   if (!config_.train.micro_batch && progress_.step == 0 && device_.is_cuda()) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "modules/lm.h"
+#include "tests/support/counted_memory.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/model.h"
 
@@ -184,24 +185,35 @@ TEST_P(ArchitectureTest, ADocumentThatStartsInALaterPieceForgetsTheCarriedState)
   EXPECT_LT(largest_difference(after.narrow(0, 1, 1), row1), bound);
 }
 
-TEST_P(ArchitectureTest, RecomputingBlocksChangesNothing) {
-  const TestModel made = make_tiny(GetParam(), at::kFloat);
-  const at::Tensor tokens = random_tokens(2, 40, kVocab, 9), targets = next_tokens(tokens);
-  const Segments segments = make_segments(documents({document_row({20, 20}), document_row({40})}));
-  std::vector<std::vector<at::Tensor>> grads(2);
-  std::vector<double> losses(2);
-  for (const bool recompute : {false, true}) {
-    zero_gradients(*made.model);
-    const at::Tensor hidden = made.model->hidden(tokens, segments, nullptr,
-                                                 recompute ? Recompute::kBlock : Recompute::kNone);
-    const at::Tensor loss = made.model->loss(hidden, targets, {.scale = 0.01}).loss;
-    torch::autograd::backward({loss}, {});
-    losses[recompute] = loss.item<double>();
-    for (const Parameter* parameter : made.model->parameters())
-      grads[recompute].push_back(parameter->grad.clone());
+TEST_P(ArchitectureTest, RecomputingChangesNoBitAndKeepsLess) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const TestModel made = make_tiny(GetParam(), dtype);
+    const at::Tensor tokens = random_tokens(2, 40, kVocab, 9), targets = next_tokens(tokens);
+    const Segments segments =
+        make_segments(documents({document_row({20, 20}), document_row({40})}));
+    std::vector<at::Tensor> expected;
+    double expected_loss = 0;
+    int64_t kept_before = 0;
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kBlock}) {
+      SCOPED_TRACE(static_cast<int>(recompute));
+      zero_gradients(*made.model);
+      const CountedMemory memory;
+      const at::Tensor hidden = made.model->hidden(tokens, segments, nullptr, recompute);
+      const int64_t kept = memory.held();
+      const at::Tensor loss = made.model->loss(hidden, targets, {.scale = 0.01}).loss;
+      torch::autograd::backward({loss}, {});
+      const bool first = recompute == Recompute::kNone;
+      if (first) expected_loss = loss.item<double>();
+      EXPECT_EQ(loss.item<double>(), expected_loss);
+      EXPECT_TRUE(first || kept < kept_before) << kept << " bytes, " << kept_before << " before";
+      kept_before = kept;
+      size_t i = 0;
+      for (const Parameter* parameter : made.model->parameters()) {
+        if (first) expected.push_back(parameter->grad.clone());
+        EXPECT_TRUE(at::equal(parameter->grad, expected[i++])) << parameter->name;
+      }
+    }
   }
-  EXPECT_EQ(losses[0], losses[1]);
-  for (size_t i = 0; i < grads[0].size(); ++i) EXPECT_TRUE(at::equal(grads[0][i], grads[1][i]));
 }
 
 TEST_P(ArchitectureTest, EveryParameterTakesPartAndItsGradientIsTheSlopeOfTheLoss) {

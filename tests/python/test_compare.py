@@ -42,8 +42,12 @@ def run_folders(root, name):
 def finished(root, name):
     """Runs that have ended, with what would change if they were trained again."""
     texts = {str(folder): (folder / "metrics.jsonl").read_text() for folder in run_folders(root, name)}
-    ended = lambda line: json.loads(line).get("event") == "checkpoint" and json.loads(line)["step"] == 24
-    return {folder: text for folder, text in texts.items() if any(ended(line) for line in text.split("\n") if line.endswith("}"))}
+
+    def last_steps(text):  # an evaluation that was given up comes after the last checkpoint, when the run resumes
+        events = [json.loads(line) for line in text.split("\n") if line.endswith("}")]
+        return {event["event"] for event in events if event.get("step") == 24}
+
+    return {folder: text for folder, text in texts.items() if {"valid", "checkpoint"} <= last_steps(text)}
 
 
 def comparable(root, name):
@@ -136,13 +140,16 @@ def killed_and_resumed(root, kills):
 
 
 def refusals(root):
-    def refused(*words, args=()):
-        process = ceiling("compare", root / "calm.yaml", *args)
+    def refused(*words, args=(), file=root / "calm.yaml"):
+        process = ceiling("compare", file, *args)
         assert process.returncode == 1 and process.stderr.count("ceiling: error:") == 1, process.stderr
         for word in words:
             assert word in process.stderr, (word, process.stderr)
         assert process.stderr[process.stderr.index("ceiling: error:") :].count("\n") <= 5, process.stderr
 
+    without_checkpoints = write(root, "bare")
+    done = ceiling("compare", without_checkpoints, "compare.keep_checkpoints=false", "compare.budgets=[tokens]", "compare.seeds=1", "compare.lr=[1e-3]")
+    assert done.returncode == 0 and not list((root / "bare").rglob("checkpoints")), done.stderr
     folder = next(path for path in run_folders(root, "calm") if "llama/tokens" in str(path))
     for target in (folder / "config.yaml", folder.with_suffix(".yaml") if folder.suffix == ".yaml" else pathlib.Path(str(folder) + ".yaml")):
         text = target.read_text()
@@ -153,10 +160,12 @@ def refusals(root):
     refused("train.steps: 24 -> 30", args=["train.steps=30"])
     refused("train.weight_decay: 0.1 -> 0.2", args=["train.weight_decay=0.2"])
     refused("eval.samples: all -> 4", args=["eval.samples=4"])
+    refused("a context of 4 is too short", "compare.recall_contexts", args=["compare.recall=true", "compare.recall_contexts=[4]"])
     # Other text under the same name, and one run's own record of its data.
     (root / "data").rename(root / "data-kept")
     prepare(root, seed=6)
-    refused("was trained on other data", str(root / "data"))
+    refused("was trained on other data", str(root / "data"), "checkpoints")
+    refused("was trained on other data", str(root / "data"), "data.json", file=without_checkpoints)
     (root / "data").rename(root / "data-other")
     (root / "data-kept").rename(root / "data")
     consumed = folder / "consumed.txt"
@@ -168,6 +177,19 @@ def refusals(root):
     consumed.write_text("\n".join(lines))
     refused("saw other samples at step")
     consumed.write_text(text)
+    # Files that are lost or damaged: never a crash, never a result without what they said.
+    metrics, speed = folder / "metrics.jsonl", root / "calm" / "measured" / "llama.train-64.json"
+    for path, damages, words in (
+        (metrics, (lambda text: "", lambda text: text[: len(text) // 3]), ("metrics.jsonl", "remove the folder")),
+        (metrics, (lambda text: text.replace("loss_nats", "loss"),), (str(metrics), "is damaged")),
+        (consumed, (lambda text: "", lambda text: "".join(text.splitlines(True)[:5])), ("consumed.txt", "of 24 steps")),
+        (speed, (lambda text: "", lambda text: "{}", lambda text: text[:20]), (str(speed), "is damaged; remove it")),
+    ):
+        text = path.read_text()
+        for damage in damages:
+            path.write_text(damage(text))
+            refused(*words)
+            path.write_text(text)
     done = ceiling("compare", root / "calm.yaml")
     assert done.returncode == 0, done.stderr
 

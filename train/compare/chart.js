@@ -138,14 +138,18 @@ function card(host, {title, sub, wide, controls = [], build}) {
 function whenSized(host, draw) {
   redraws.push(draw);
   let width = -1;
-  new ResizeObserver(() => { if (host.clientWidth !== width) width = host.clientWidth, draw(); }).observe(host);
+  const look = () => { if (host.clientWidth !== width) width = host.clientWidth, draw(); };
+  new ResizeObserver(() => requestAnimationFrame(look)).observe(host);  // to draw at once would resize while sizes are told
 }
 
 function plot(host, spec, title) {
   const width = host.clientWidth, height = spec.height;
   host.replaceChildren();
   if (width < 10) return;
-  const series = spec.series.filter(s => !hidden.has(s.i) && s.points.length);
+  // A logarithmic axis has no zero: a length of 0 stands in the tables alone.
+  const fits = p => (!spec.x.log || p.x > 0) && (!spec.y.log || p.y > 0 || !Number.isFinite(p.y));
+  const series = spec.series.map(s => ({...s, points: s.points.filter(fits), thin: s.thin?.map(points => points.filter(fits))}))
+    .filter(s => !hidden.has(s.i) && s.points.length);
   const all = series.flatMap(s => [...s.points, ...(s.thin ?? []).flat()]).filter(p => Number.isFinite(p.y) && (spec.xFrom == null || p.x >= spec.xFrom));
   if (!all.length) {
     host.append(el("p", {class: "note"}, "Nothing to show: every contender is hidden, or was not measured."));
@@ -170,7 +174,7 @@ function plot(host, spec, title) {
     el("text", {x: left - 8, y: y(v) + 4, "text-anchor": "end"}, yTexts[k])));
   const widest = Math.max(...[xLow, xHigh, ...(spec.x.ticks ?? [])].map(v => measure(spec.x.format(Number(v.toPrecision(3))))));
   const room = Math.max(2, Math.floor((edge - left) / (widest + 22)));
-  const wanted = spec.x.ticks ?? (spec.x.log ? logTicks(xLow, xHigh, spec.x.log, room) : linearTicks(xLow, xHigh, room).ticks);
+  const wanted = spec.x.ticks?.filter(v => !spec.x.log || v > 0) ?? (spec.x.log ? logTicks(xLow, xHigh, spec.x.log, room) : linearTicks(xLow, xHigh, room).ticks);
   let free = -Infinity;  // where the next label may begin
   for (const v of wanted) {
     const half = measure(spec.x.format(v)) / 2;

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "checkpoints/store.h"
 #include "data/loader.h"
+#include "train/compare/run_record.h"
 #include "train/consumed_log.h"
 #include "train/setup.h"
 
@@ -39,10 +40,23 @@ void require_config(const std::string& file, RunConfig& planned, const std::stri
   if (!changes.empty())
     throw Error(
         "{}: this run does not keep the comparison's contract; it has -> the comparison has:\n{}"
-        "Restore the values, remove {} to make the run again, or set compare.dir to another "
-        "folder.",
-        file, changes_text(changes), run);
+        "Restore the values, remove {} and {}.yaml to make the run again, or set compare.dir to "
+        "another folder.",
+        file, changes_text(changes), run, run);
 }
+
+void require_data(const std::string& file, const nlohmann::json& made, const nlohmann::json& now,
+                  const std::string& path) {
+  const std::string changes = data_changes(made, now);
+  if (!changes.empty())
+    throw Error(
+        "{}: was trained on other data than {} holds now:\n{}Restore the dataset, or set "
+        "compare.dir to another folder.",
+        file, path, changes);
+}
+
+// What the checkpoints say of the data, once they are gone.
+std::string data_file(const PlannedRun& run) { return run.dir + "/data.json"; }
 
 }  // namespace
 
@@ -50,23 +64,36 @@ void require_planned(const Plan& plan, const std::vector<PlannedRun>& runs) {
   nlohmann::json data;  // of every run: it does not depend on the seed
   for (const PlannedRun& run : runs) {
     RunConfig planned = plan.config(run);
-    require_config(run.config, planned, run.config);
+    require_config(run.config, planned, run.dir);
     require_config(run.dir + "/config.yaml", planned, run.dir);
-    if (!fs::exists(run.dir + "/checkpoints")) continue;
+    if (!fs::exists(run.dir)) continue;
     if (data.is_null())
       data = Loader(loader_options(planned, Split::kTrain, at::Device(at::kCPU))).describe();
+    if (fs::exists(data_file(run))) {
+      const auto made =
+          nlohmann::json::parse(read_file(data_file(run)), nullptr, /*allow_exceptions=*/false);
+      if (!made.is_object())
+        throw Error("{}: is damaged; remove the folder, and the run is made again", data_file(run));
+      require_data(data_file(run), made, data, planned.data.path);
+    }
+    if (!fs::exists(run.dir + "/checkpoints")) continue;
     for (const CheckpointInfo& info : CheckpointStore(run.dir + "/checkpoints").list()) {
       if (!info.problem.empty()) continue;
       require_config(info.path + "/config.yaml", planned, run.dir);
       const Checkpoint checkpoint(info.path, Verify::kSizes);
-      const std::string changes = data_changes(checkpoint.state().at("data"), data);
-      if (!changes.empty())
-        throw Error(
-            "{}: was trained on other data than {} holds now:\n{}Restore the dataset, or set "
-            "compare.dir to another folder.",
-            info.path, planned.data.path, changes);
+      require_data(info.path, checkpoint.state().at("data"), data, planned.data.path);
     }
   }
+}
+
+void drop_checkpoints(const PlannedRun& run) {
+  const std::string folder = run.dir + "/checkpoints";
+  if (!fs::exists(folder)) return;
+  for (const CheckpointInfo& info : CheckpointStore(folder).list())
+    if (info.problem.empty())
+      write_file_atomic(data_file(run),
+                        Checkpoint(info.path, Verify::kSizes).state().at("data").dump(1) + "\n");
+  fs::remove_all(folder);
 }
 
 void require_same_samples(const std::vector<PlannedRun>& runs) {
@@ -77,6 +104,12 @@ void require_same_samples(const std::vector<PlannedRun>& runs) {
   std::map<int64_t, Longest> by_seed;
   for (const PlannedRun& run : runs) {
     std::vector<ConsumedStep> steps = ConsumedLog::read(run.dir);
+    if (static_cast<int64_t>(steps.size()) < run.steps && is_finished(run.dir, run.steps))
+      throw Error(
+          "{}/consumed.txt: tells the samples of {} of {} steps; without the others nothing shows "
+          "that the run saw the same as the others did. Restore the file, or remove the folder, "
+          "and the run is made again",
+          run.dir, steps.size(), run.steps);
     Longest& longest = by_seed[run.seed];
     for (size_t i = 0; i < std::min(steps.size(), longest.steps.size()); ++i) {
       const ConsumedStep &a = steps[i], &b = longest.steps[i];

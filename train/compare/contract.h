@@ -13,6 +13,9 @@ namespace ceiling {
 // values.
 void require_planned(const Plan& plan, const std::vector<PlannedRun>& runs);
 
+// Removes the checkpoints of a run; what they say of its data stays, for require_planned().
+void drop_checkpoints(const PlannedRun& run);
+
 // Error unless all runs of a seed consumed the same samples in the same order, step by step (a
 // shorter run the first of them): compares the digests of RUN/consumed.txt.
 void require_same_samples(const std::vector<PlannedRun>& runs);

@@ -173,7 +173,13 @@ std::string last_words(const std::string& log) {
   } catch (const Error&) {
     return "it said nothing";
   }
-  while (!text.empty() && text.back() == '\n') text.pop_back();
+  constexpr std::string_view kHint = "Run with --help for more information.";  // CLI11's last line
+  const auto drop_newlines = [&] {
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+  };
+  drop_newlines();
+  if (text.ends_with(kHint)) text.resize(text.size() - kHint.size());
+  drop_newlines();
   const size_t error = text.rfind("ceiling: error: ");
   if (error != std::string::npos) return text.substr(error + 16);
   const std::string line = text.substr(text.find_last_of('\n') + 1);

@@ -12,15 +12,19 @@ namespace ceiling {
 
 namespace {
 
-std::vector<nlohmann::json> json_lines(const std::string& path) {
-  std::vector<nlohmann::json> lines;
-  for (const std::string& line : split(read_file(path), '\n')) {
-    if (line.empty()) continue;
-    lines.push_back(nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false));
-    if (!lines.back().is_object())
-      throw Error("{}: is damaged; remove it, and the comparison measures again", path);
+// A speed of each line, as `read` takes it out; there is one at least.
+template <class Speed, class Read>
+std::vector<Speed> speeds_of(const std::string& path, const Read& read) {
+  std::vector<Speed> speeds;
+  try {
+    for (const std::string& line : split(read_file(path), '\n'))
+      if (!line.empty()) speeds.push_back(read(nlohmann::json::parse(line)));
+  } catch (const nlohmann::json::exception&) {
+    speeds.clear();
   }
-  return lines;
+  if (speeds.empty())
+    throw Error("{}: is damaged; remove it, and the comparison measures again", path);
+  return speeds;
 }
 
 }  // namespace
@@ -91,18 +95,19 @@ std::vector<Job> Measurements::missing(const MatchedContender& contender) const 
 std::vector<TrainingSpeed> Measurements::training(const MatchedContender& contender) const {
   std::vector<TrainingSpeed> speeds;
   for (const Training& length : lengths(contender)) {
-    const nlohmann::json line = json_lines(length.file).at(0);
-    speeds.push_back({length.context, line.at("tokens_per_s"), line.at("peak_bytes")});
+    const auto read = [&](const nlohmann::json& line) {
+      return TrainingSpeed{length.context, line.at("tokens_per_s"), line.at("peak_bytes")};
+    };
+    speeds.push_back(speeds_of<TrainingSpeed>(length.file, read).front());
   }
   return speeds;
 }
 
 std::vector<DecodingSpeed> Measurements::decoding(const MatchedContender& contender) const {
-  std::vector<DecodingSpeed> speeds;
-  for (const nlohmann::json& line : json_lines(decode_file(contender)))
-    speeds.push_back({line.at("batch"), line.at("length"), line.at("tokens_per_s"),
-                      line.at("ms_per_token"), line.at("state_bytes").get<double>()});
-  return speeds;
+  return speeds_of<DecodingSpeed>(decode_file(contender), [](const nlohmann::json& line) {
+    return DecodingSpeed{line.at("batch"), line.at("length"), line.at("tokens_per_s"),
+                         line.at("ms_per_token"), line.at("state_bytes").get<double>()};
+  });
 }
 
 }  // namespace ceiling

@@ -10,10 +10,10 @@
 
 namespace ceiling {
 
-RunRecord read_record(const std::string& run_dir) {
+namespace {
+
+RunRecord read_metrics(const std::string& path) {
   RunRecord record;
-  const std::string path = run_dir + "/metrics.jsonl";
-  if (!fs::exists(path)) return record;
   std::optional<double> tokens_per_step;
   for (const std::string& line : split(read_file(path), '\n')) {
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -38,6 +38,19 @@ RunRecord read_record(const std::string& run_dir) {
     }
   }
   return record;
+}
+
+}  // namespace
+
+RunRecord read_record(const std::string& run_dir) {
+  const std::string path = run_dir + "/metrics.jsonl";
+  if (!fs::exists(path)) return {};
+  try {
+    return read_metrics(path);
+  } catch (const nlohmann::json::exception& problem) {
+    throw Error("{}: is damaged ({}); remove the folder, and the run is made again", path,
+                problem.what());
+  }
 }
 
 bool is_finished(const std::string& run_dir, int64_t steps) {

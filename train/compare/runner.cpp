@@ -22,6 +22,7 @@
 #include "train/compare/plan.h"
 #include "train/compare/report.h"
 #include "train/compare/run_record.h"
+#include "train/recall_probe.h"
 #include "train/run_lock.h"
 #include "train/selftest.h"
 #include "train/setup.h"
@@ -55,6 +56,7 @@ class Runner {
     wait_for_jobs_of_an_earlier_call(running);
     const RunConfig shared = shared_config();
     ensure_data(shared);
+    require_probes_of(shared);
     const int64_t vocab_size = vocabulary(shared);
     const Plan plan(comparison_, match_contenders(comparison_, vocab_size));
     const Measurements measurements(comparison_, vocab_size);
@@ -77,13 +79,15 @@ class Runner {
       run_jobs(std::move(missing), {.kept_descriptor = running.descriptor()});
     }
     train(plan, plan.grid());
+    require_finished(plan.grid());
     const std::vector<PlannedRun> judged = judged_runs(plan, measurements);
     require_planned(plan, judged);
     train_and_evaluate(plan, judged);
+    require_finished(judged);
     write(plan, measurements, judged);
     if (!comparison_.compare.keep_checkpoints)
       for (const auto& runs : {plan.grid(), judged})
-        for (const PlannedRun& run : runs) fs::remove_all(run.dir + "/checkpoints");
+        for (const PlannedRun& run : runs) drop_checkpoints(run);
   }
 
   void report() {
@@ -99,6 +103,20 @@ class Runner {
   }
 
  private:
+  // Before anything trains, not when the first run is evaluated.
+  void require_probes_of(const RunConfig& shared) const {
+    if (shared.recall() || !comparison_.compare.recall) return;
+    std::vector<int64_t> contexts = comparison_.compare.recall_contexts;
+    if (contexts.empty()) contexts = {shared.data.context};
+    try {
+      require_probes(recall_probes(), contexts,
+                     dataset_tokenizer(DatasetReader(shared.data.path))->text_ids());
+    } catch (const Error& error) {
+      throw Error("{}: {}; set compare.recall_contexts, or compare.recall: false for no probes",
+                  comparison_.path, error.what());
+    }
+  }
+
   RunConfig shared_config() const {
     return comparison_.recipe_with(comparison_.contenders.front().model);
   }
@@ -165,6 +183,16 @@ class Runner {
       jobs.back().then = std::make_shared<Job>(std::move(judge));
     }
     do_all(std::move(jobs), seen.size());
+  }
+
+  // A run that is at its end, by its checkpoint, trains no more.
+  static void require_finished(const std::vector<PlannedRun>& runs) {
+    for (const PlannedRun& run : runs)
+      if (!failure_of(run) && !is_finished(run.dir, run.steps))
+        throw Error(
+            "{}/metrics.jsonl: lacks the run's last step ({}), though it has been trained; restore "
+            "the file, or remove the folder, and the run is made again",
+            run.dir, run.steps);
   }
 
   void do_all(std::vector<Job> jobs, size_t n_runs) {

@@ -64,20 +64,23 @@ void check_compare(const CompareSection& compare, const ConfigNode& written) {
                                 join(kBudgets, ", "), did_you_mean(budget, kBudgets)));
 }
 
+// Of a folder that has files beside it, runs/NAME.yaml and its log.
 bool is_name(const std::string& text) {
   return !text.empty() && text.size() <= 60 &&
          std::all_of(text.begin(), text.end(),
                      [](unsigned char c) {
                        return c < 0x80 && (std::isalnum(c) || c == '-' || c == '_' || c == '.');
                      }) &&
-         text[0] != '.';
+         text[0] != '.' && !text.ends_with(".yaml") && !text.ends_with(".log");
 }
 
 ContenderSpec read_contender(const std::string& name, const ConfigNode& node,
                              const ConfigNode* shared, const std::string& match) {
   const std::string key = "contenders." + name;
   if (!is_name(name))
-    fail(node, fmt::format("contenders: '{}' names folders; use letters, digits, - _ .", name));
+    fail(node, fmt::format("contenders: '{}' names folders; use letters, digits, - _ . and "
+                           "no ending of a file",
+                           name));
   if (node.kind != ConfigNode::Kind::kMap)
     fail(node, key + " must be a map, as in {model: {architecture: llama}}");
   static const std::vector<std::string> kKeys = {"model", "match"};
@@ -172,6 +175,11 @@ Comparison load_comparison(const std::string& path, const std::vector<std::strin
     if (!config.data.mixture.empty())
       throw Error("{}: data.mixture: a comparison is evaluated on one dataset; give data.path",
                   path);
+    if (!config.train.init_from.empty())
+      throw Error(
+          "{}: train.init_from: contenders start from random weights, because no other start is "
+          "the same for all of them; leave it out",
+          path);
     if (!config.eval.every)
       throw Error("{}: eval.every: a comparison needs evaluations; leave it out or give a number",
                   path);

@@ -27,7 +27,7 @@
 // spread every contender alike; one that varies more has too narrow an interval.
 //
 // Sources: Box, Hunter, Hunter, Statistics for Experimenters (2005), ch. 4 (pooled variance);
-// Cochran, Sampling Techniques (1977), sections 2.11 and 6.4 (variance of a ratio); Miller, Adding
+// Cochran, Sampling Techniques (1977), ch. 6 (variance of a ratio estimate); Miller, Adding
 // Error Bars to Evals, arXiv 2411.00640 (paired samples).
 #pragma once
 #include <optional>

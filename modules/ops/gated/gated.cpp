@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/activation_reference.h"
+#include "modules/ops/again.h"
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
 #include "modules/ops/gated/cuda.h"
@@ -115,16 +116,24 @@ at::Tensor gated(const at::Tensor& gate_up, Activation activation) {
     throw Error(
         "gated: the last dimension must hold gate and up, an even number of channels, got {}",
         gate_up.dim() < 1 ? 0 : gate_up.size(-1));
-  return has_kernel(gate_up) ? GatedFn::apply(gate_up, activation)
-                             : gated_reference(gate_up, activation);
+  if (!has_kernel(gate_up)) return gated_reference(gate_up, activation);
+  const at::Tensor y = GatedFn::apply(gate_up, activation);
+  add_recipe(y, {{gate_up}, [activation](const std::vector<at::Tensor>& in) {
+                   return gated(in[0], activation);
+                 }});
+  return y;
 }
 
 at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, Activation activation) {
   if (gate.dim() < 1 || gate.numel() == 0 || gate.sizes() != up.sizes() ||
       gate.scalar_type() != up.scalar_type() || gate.device() != up.device())
     throw Error("gated: gate and up must be of one shape, dtype and device, and not empty");
-  return has_kernel(gate) ? GatedPairFn::apply(gate, up, activation)
-                          : gated_reference(at::cat({gate, up}, -1), activation);
+  if (!has_kernel(gate)) return gated_reference(at::cat({gate, up}, -1), activation);
+  const at::Tensor y = GatedPairFn::apply(gate, up, activation);
+  add_recipe(y, {{gate, up}, [activation](const std::vector<at::Tensor>& in) {
+                   return gated(in[0], in[1], activation);
+                 }});
+  return y;
 }
 
 at::Tensor gated_reference(const at::Tensor& gate_up, Activation activation) {

@@ -7,6 +7,7 @@
 #include <ATen/ops/silu.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "modules/ops/again.h"
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
 #include "modules/ops/gated_rms_norm/cuda.h"
@@ -100,7 +101,12 @@ at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& gate, const Par
   }
   if (!x.device().is_cpu() && x.scalar_type() == at::kDouble)
     return gated_rms_norm_reference(x, gate, use(weight), groups, eps);
-  return GatedRmsNormFn::apply(x, gate, weight.value, if_defined(weight.grad), groups, eps);
+  const at::Tensor y =
+      GatedRmsNormFn::apply(x, gate, weight.value, if_defined(weight.grad), groups, eps);
+  add_recipe(y, {{x, gate}, [&weight, groups, eps](const std::vector<at::Tensor>& in) {
+                   return gated_rms_norm(in[0], in[1], weight, groups, eps);
+                 }});
+  return y;
 }
 
 at::Tensor gated_rms_norm_reference(const at::Tensor& x, const at::Tensor& gate,

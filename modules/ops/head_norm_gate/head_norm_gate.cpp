@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/activation_reference.h"
+#include "modules/ops/again.h"
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
 #include "modules/ops/head_norm_gate/cuda.h"
@@ -108,8 +109,13 @@ at::Tensor head_norm_gate(const at::Tensor& o, const at::Tensor& gate, const Par
     throw Error("head_norm_gate: o, gate and weight must be on one device");
   if (!o.device().is_cpu() && o.scalar_type() == at::kDouble)
     return head_norm_gate_reference(o, gate, weight ? use(*weight) : at::Tensor(), eps, activation);
-  return HeadNormGateFn::apply(o, gate, weight ? if_defined(weight->value) : std::nullopt,
-                               weight ? if_defined(weight->grad) : std::nullopt, eps, activation);
+  const at::Tensor y =
+      HeadNormGateFn::apply(o, gate, weight ? if_defined(weight->value) : std::nullopt,
+                            weight ? if_defined(weight->grad) : std::nullopt, eps, activation);
+  add_recipe(y, {{o, gate}, [weight, eps, activation](const std::vector<at::Tensor>& in) {
+                   return head_norm_gate(in[0], in[1], weight, eps, activation);
+                 }});
+  return y;
 }
 
 at::Tensor head_norm_gate_reference(const at::Tensor& o, const at::Tensor& gate,

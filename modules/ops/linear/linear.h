@@ -9,7 +9,8 @@ namespace ceiling {
 // x [..., in], weight [out, in], bias [out] or none -> x W^T + bias [..., out].
 // Backward: dx = dy W; weight.grad += dy^T x; bias.grad += the sum of dy over all rows. On a GPU
 // bfloat16 factors are accumulated straight into the float32 buffer by one GEMM (out_dtype, beta
-// 1); on a CPU a bfloat16 product of the micro-batch is added to it. Saves x.
+// 1); on a CPU a bfloat16 product of the micro-batch is added to it. Saves x, or what its recipe
+// needs (modules/ops/again.h).
 at::Tensor linear(const at::Tensor& x, const Parameter& weight, const Parameter* bias = nullptr);
 
 // residual + x W^T (+ bias), the sum with the residual made by the GEMM; residual [..., out].

@@ -6,6 +6,7 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "modules/ops/again.h"
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
 #include "modules/ops/rms_norm/cuda.h"
@@ -87,6 +88,13 @@ void check(const at::Tensor& x, const at::Tensor& weight) {
     throw Error("rms_norm: x is on {}, the weight on {}", x.device().str(), weight.device().str());
 }
 
+void add_norm_recipe(const at::Tensor& y, const at::Tensor& x, const Parameter& weight,
+                     double eps) {
+  add_recipe(y, {{x}, [&weight, eps](const std::vector<at::Tensor>& in) {
+                   return rms_norm(in[0], weight, eps);
+                 }});
+}
+
 // All but float64 on a GPU, which is there to test other kernels against.
 bool has_kernel(const at::Tensor& x) {
   return x.device().is_cpu() || x.scalar_type() != at::kDouble;
@@ -97,7 +105,10 @@ bool has_kernel(const at::Tensor& x) {
 at::Tensor rms_norm(const at::Tensor& x, const Parameter& weight, double eps) {
   check(x, weight.value);
   if (!has_kernel(x)) return rms_norm_reference(x, use(weight), eps);
-  return RmsNormFn::apply(x, std::nullopt, weight.value, if_defined(weight.grad), eps)[0];
+  const at::Tensor y =
+      RmsNormFn::apply(x, std::nullopt, weight.value, if_defined(weight.grad), eps)[0];
+  add_norm_recipe(y, x, weight, eps);
+  return y;
 }
 
 AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
@@ -112,6 +123,7 @@ AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
   }
   const variable_list out =
       RmsNormFn::apply(x, if_defined(residual), weight.value, if_defined(weight.grad), eps);
+  add_norm_recipe(out[0], out[1], weight, eps);
   return {out[0], out[1]};
 }
 

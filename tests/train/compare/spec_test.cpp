@@ -87,7 +87,17 @@ TEST_F(ComparisonFileTest, MistakesAreNamedWithTheirLine) {
               ":2: contenders: name two or more, as in\n  contenders:\n    llama: {model: "
               "{architecture: llama}}");
   refused(with("  retnet:", "  ../retnet:"),
-          file_ + ":4: contenders: '../retnet' names folders; use letters, digits, - _ .");
+          file_ +
+              ":4: contenders: '../retnet' names folders; use letters, digits, - _ . and no ending "
+              "of a file");
+  refused(with("  retnet:", "  llama.yaml:"),
+          file_ +
+              ":4: contenders: 'llama.yaml' names folders; use letters, digits, - _ . and no "
+              "ending of a file");
+  refused(with("steps: 100", "init_from: runs/other, steps: 100"),
+          file_ +
+              ": train.init_from: contenders start from random weights, because no other start is "
+              "the same for all of them; leave it out");
   refused(with("steps: 100", "lr: 1e-3, steps: 100"),
           file_ + ":7: train.lr is set by the comparison; give the rates as compare.lr");
   refused(
