@@ -7,6 +7,7 @@ import json
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,18 @@ def refusals(root):
     consumed.write_text("\n".join(lines))
     refused("saw other samples at step")
     consumed.write_text(text)
+    # A run that is made again is judged again, and one that is gone is made again.
+    evaluation = next(path for path in sorted((root / "calm" / "measured" / "llama").glob("tokens-*.json")))
+    judged = root / "calm" / "runs" / "llama" / evaluation.stem
+    evaluation.write_text(evaluation.read_text().replace('"loss_nats":', '"loss_nats":9', 1))
+    shutil.rmtree(judged)
+    done = ceiling("compare", root / "calm.yaml")
+    assert done.returncode == 0 and '"loss_nats":9' not in evaluation.read_text() and (judged / "metrics.jsonl").exists(), done.stderr
+    # Somebody else's folder stays as it is.
+    (root / "foreign").mkdir()
+    (root / "foreign" / "results.json").write_text("precious")
+    refused(str(root / "foreign"), "no folder of a comparison", args=[f"compare.dir={root}/foreign"])
+    assert [path.name for path in (root / "foreign").iterdir()] == ["results.json"]
     # Files that are lost or damaged: never a crash, never a result without what they said.
     metrics, speed = folder / "metrics.jsonl", root / "calm" / "measured" / "llama.train-64.json"
     for path, damages, words in (

@@ -1,6 +1,7 @@
 // ceiling eval RUN [--data DATASET] [--recall]
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
+#include <algorithm>
 
 #include <cmath>
 #include <cstdio>
@@ -120,6 +121,8 @@ std::vector<RecallScore> recall(const Options& options, const LoadedModel& loade
   StatusLine status;
   std::vector<int64_t> contexts = options.recall_contexts;
   if (contexts.empty()) contexts = {context_of(options, loaded)};
+  std::sort(contexts.begin(), contexts.end());
+  contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
   const std::vector<uint32_t> ids = loaded.text_ids();
   require_probes(recall_probes(), contexts, ids);
   return probe_recall(*loaded.model, ids,
@@ -215,7 +218,8 @@ const RegisterCommand kEval(40, "eval", "loss of a trained model on a dataset", 
       ->capture_default_str()
       ->check(CLI::IsMember({"train", "valid"}));
   app.add_option("--context", options->context, "tokens per sample; 0: as in training")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 24));
   app.add_option("--cross-document", options->cross_document,
                  "mask or allow, as data.cross_document")
       ->capture_default_str()
@@ -224,7 +228,8 @@ const RegisterCommand kEval(40, "eval", "loss of a trained model on a dataset", 
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--samples", options->samples, "only the first samples; 0: all")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   app.add_option("--precision", options->precision, "fp32, bf16 or auto")
       ->capture_default_str()

@@ -64,10 +64,39 @@ Evaluation evaluation_of(const PlannedRun& run) {
 }
 
 // What a reader must know beside the numbers.
+// The steps of a budget of time follow from one measurement of the speed. The runs' own speed,
+// where nothing ran beside them, must be near it.
+void mark_disturbed_speeds(const Comparison& comparison, const Plan& plan,
+                           const std::vector<Contender>& contenders,
+                           std::vector<std::string>& marks) {
+  constexpr double kNear = 1.5;
+  if (comparison.compare.jobs > 1) return;
+  for (size_t i = 0; i < contenders.size(); ++i) {
+    std::vector<double> seen;
+    for (const PlannedRun& run : plan.grid())
+      if (run.contender == i)
+        for (const double speed : read_record(run.dir).tokens_per_s) seen.push_back(speed);
+    if (seen.empty()) continue;
+    const auto middle = seen.begin() + static_cast<std::ptrdiff_t>(seen.size() / 2);
+    std::nth_element(seen.begin(), middle, seen.end());
+    const double measured = training_tokens_per_s(comparison, contenders[i].training_speed);
+    if (*middle < kNear * measured && measured < kNear * *middle) continue;
+    marks.push_back(
+        fmt::format("{0}: {1} tok/s were measured, but its runs made {2}: something ran beside one "
+                    "of them, and "
+                    "a budget of time may be wrong. Remove {3}/measured/{0}.train-*.json and run "
+                    "the comparison "
+                    "again.",
+                    contenders[i].name, format_thousands(std::llround(measured)),
+                    format_thousands(std::llround(*middle)), comparison.compare.dir));
+  }
+}
+
 std::vector<std::string> marks_of(const Comparison& comparison, const Plan& plan,
                                   const std::vector<Contender>& contenders) {
   std::vector<std::string> marks;
   const CompareSection& compare = comparison.compare;
+  mark_disturbed_speeds(comparison, plan, contenders, marks);
   const auto [least, most] = std::minmax_element(compare.lr.begin(), compare.lr.end());
   for (const Contender& contender : contenders) {
     for (const GridPoint& point : contender.grid)
@@ -135,12 +164,8 @@ ComparisonResults assemble_results(const Comparison& comparison, const Plan& pla
   results.contract = contract_text(comparison, plan);
   results.task = shared.recall() ? shared.data.task : "";
   results.baseline = plan.contenders().front().name;
-  for (const char* budget : {"tokens", "flops", "time"}) {
-    const auto& wanted = comparison.compare.budgets;
-    if (std::string(budget) == "tokens" ||
-        std::find(wanted.begin(), wanted.end(), budget) != wanted.end())
-      results.budgets.push_back(budget);
-  }
+  results.context = shared.data.context;
+  results.budgets = plan.budgets();
   std::vector<double> tokens_per_s;
   for (size_t i = 0; i < plan.contenders().size(); ++i) {
     const MatchedContender& matched = plan.contenders()[i];
@@ -207,10 +232,12 @@ std::string comparison_text(const Comparison& comparison, const Plan& plan) {
              format_count(contender.training_flops_per_token))});
   const CompareSection& compare = comparison.compare;
   const auto n = static_cast<int64_t>(plan.contenders().size());
-  const auto n_budgets = static_cast<int64_t>(compare.budgets.size());
-  rows.push_back({"runs", fmt::format("{} of the grid, up to {} more at the best rates",
-                                      n * static_cast<int64_t>(compare.lr.size()),
-                                      n * (compare.seeds * std::max<int64_t>(1, n_budgets) - 1))});
+  const auto n_budgets = static_cast<int64_t>(plan.budgets().size());
+  rows.push_back(
+      {"runs", fmt::format("{} of the grid, up to {} more at the best rates with the "
+                           "same {}",
+                           n * static_cast<int64_t>(compare.lr.size()),
+                           n * (compare.seeds * n_budgets - 1), join(plan.budgets(), ", "))});
   return description_text(rows);
 }
 

@@ -69,7 +69,8 @@ std::vector<Job> Measurements::missing(const MatchedContender& contender) const 
     job.name = contender.name + ": " + what;
     job.arguments = {"bench", bench, config_file(contender)};
     job.arguments.insert(job.arguments.end(), options.begin(), options.end());
-    job.made_by = command_text(options) + " " + to_yaml(contender.model);
+    RunConfig config = comparison_.recipe_with(contender.model);
+    job.made_by = command_text(options) + "\n" + resolved_yaml(config);
     job.log = out + ".log";
     job.out = std::move(out);
     if (!has_output(job)) jobs.push_back(std::move(job));

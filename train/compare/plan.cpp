@@ -39,10 +39,18 @@ std::vector<PlannedRun> Plan::grid() const {
   return runs;
 }
 
+std::vector<std::string> Plan::budgets() const {
+  const auto& wanted = comparison_.compare.budgets;
+  std::vector<std::string> all = {"tokens"};
+  for (const char* budget : {"flops", "time"})
+    if (std::find(wanted.begin(), wanted.end(), budget) != wanted.end()) all.push_back(budget);
+  return all;
+}
+
 std::vector<PlannedRun> Plan::judged(size_t contender, double best_lr,
                                      const std::vector<StepCost>& costs) const {
+  const std::vector<std::string> all = budgets();
   const auto wants = [&](const char* budget) {
-    const auto& all = comparison_.compare.budgets;
     return std::find(all.begin(), all.end(), budget) != all.end();
   };
   const auto buys = [&](double first, double own) {

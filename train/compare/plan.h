@@ -30,6 +30,8 @@ class Plan {
   Plan(const Comparison& comparison, std::vector<MatchedContender> contenders);
 
   const std::vector<MatchedContender>& contenders() const { return contenders_; }
+  // Those that runs are judged at: tokens, and what else the file asks for.
+  std::vector<std::string> budgets() const;
   // Every rate of the grid, once.
   std::vector<PlannedRun> grid() const;
   // The runs that are judged: at its best rate, for each seed and budget. The grid's run is the one

@@ -95,9 +95,9 @@ Table by_key(const ComparisonResults& results, const std::string& title,
 }
 
 Table contenders_table(const ComparisonResults& results, const BudgetSummary& tokens) {
-  int64_t context = 0;
+  int64_t context = results.context.value_or(0);
   for (const TrainingSpeed& speed : results.contender(results.baseline).training_speed)
-    context = context == 0 ? speed.context : std::min(context, speed.context);
+    if (!results.context) context = context == 0 ? speed.context : std::min(context, speed.context);
   Table table{
       .title = "Contenders",
       .columns = {"contender", "parameters", "off by", "without embedding", "FLOPs per token",
@@ -127,8 +127,8 @@ Table contenders_table(const ComparisonResults& results, const BudgetSummary& to
          cell(is_timed && speed->peak_bytes ? format_bytes(*speed->peak_bytes) : kNotMeasured)});
   }
   table.notes.push_back(
-      fmt::format("{} and bits per byte are those with the same tokens{}.",
-                  results.task.empty() ? "Loss" : "Accuracy",
+      fmt::format("{} with the same tokens{}.",
+                  results.task.empty() ? "Loss and bits per byte are those" : "Accuracy is that",
                   context ? fmt::format("; tok/s and memory are of training at context {}",
                                         format_thousands(context))
                           : ""));

@@ -117,7 +117,8 @@ struct RecallResult {
 
 // What `ceiling eval --json` printed of a final checkpoint.
 struct Evaluation {
-  double loss_nats = 0, perplexity = 0;
+  double loss_nats = 0;
+  std::optional<double> perplexity;     // unset where it is beyond what a double can hold
   std::optional<double> bits_per_byte;  // unset, or 0: the dataset does not know its text bytes
   int64_t n_targets = 0, n_samples = 0;
   std::optional<double> accuracy;
@@ -177,6 +178,7 @@ struct ComparisonResults {
   std::vector<std::string> marks;    // what a reader must know
   std::string task;                  // "": judged by the loss; else by the accuracy on this task
   std::string baseline;              // the first contender
+  std::optional<int64_t> context;    // of training, in tokens
   std::vector<std::string> budgets;  // of "tokens", "flops", "time"; "tokens" always
   std::vector<Contender> contenders;
   std::vector<RunResult> runs;
@@ -184,8 +186,8 @@ struct ComparisonResults {
   void fields(Visitor& f) {
     f("format", format), f("title", title), f("command", command), f("date", date);
     f("device", device), f("versions", versions), f("contract", contract), f("marks", marks);
-    f("task", task), f("baseline", baseline), f("budgets", budgets), f("contenders", contenders);
-    f("runs", runs);
+    f("task", task), f("baseline", baseline), f("context", context), f("budgets", budgets);
+    f("contenders", contenders), f("runs", runs);
   }
 
   const Contender& contender(const std::string& name) const;  // Error if there is none

@@ -27,6 +27,9 @@ RunRecord read_metrics(const std::string& path) {
       if (loss.is_number()) record.train.push_back({tokens, loss.get<double>(), {}});
       record.last_step = step;
       record.data_hash = json.at("data_hash").get<std::string>();
+      const auto speed = json.find("tokens_per_s");
+      if (speed != json.end() && speed->is_number() && record.train.size() > 1)
+        record.tokens_per_s.push_back(speed->get<double>());
     } else if (event == "valid" && tokens_per_step && json.at("loss_nats").is_number()) {
       CurvePoint point{
           *tokens_per_step * static_cast<double>(step), json.at("loss_nats").get<double>(), {}};

@@ -13,7 +13,8 @@ struct RunRecord {
   std::vector<CurvePoint> train, valid;
   // Of the newest line, of the newest evaluation, of the newest checkpoint.
   int64_t last_step = 0, valid_step = 0, saved_step = 0;
-  std::string data_hash;  // running hash at the last step
+  std::string data_hash;             // running hash at the last step
+  std::vector<double> tokens_per_s;  // as the run logged it, without its first, which has the start
 };
 
 // RUN/metrics.jsonl; empty where there is none. A line that a kill has cut is passed over.

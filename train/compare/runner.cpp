@@ -50,6 +50,7 @@ class Runner {
       : comparison_(comparison), command_(std::move(command)), dir_(comparison.compare.dir) {}
 
   void run() {
+    require_own_folder();
     require_writable_folder(dir_, "the folder of the comparison");
     const RunLock lock(dir_, "compare.dir");
     const File running(dir_ + "/.jobs.lock", "ab");
@@ -103,6 +104,17 @@ class Runner {
   }
 
  private:
+  void require_own_folder() const {
+    if (!fs::exists(dir_)) return;
+    if (fs::is_directory(dir_)) {
+      if (fs::is_empty(dir_)) return;
+      for (const char* ours : {"/.jobs.lock", "/runs", "/measured"})
+        if (fs::exists(dir_ + ours)) return;
+    }
+    throw Error("{}: compare.dir: {} is there and no folder of a comparison; set another",
+                comparison_.path, dir_);
+  }
+
   // Before anything trains, not when the first run is evaluated.
   void require_probes_of(const RunConfig& shared) const {
     if (shared.recall() || !comparison_.compare.recall) return;
@@ -174,8 +186,9 @@ class Runner {
     for (const PlannedRun& run : runs) {
       if (!seen.insert(run.dir).second || failure_of(run)) continue;
       Job judge = evaluation(plan, run);
-      if (has_output(judge)) continue;
-      if (is_finished(run.dir, run.steps) && has_checkpoint(run.dir, run.steps)) {
+      const bool finished = is_finished(run.dir, run.steps);
+      if (finished && has_output(judge)) continue;
+      if (finished && has_checkpoint(run.dir, run.steps)) {
         jobs.push_back(std::move(judge));
         continue;
       }
@@ -202,6 +215,8 @@ class Runner {
 
   Job training(const Plan& plan, const PlannedRun& run) const {
     RunConfig config = plan.config(run);
+    // An evaluation of an earlier run in this folder says nothing of the one that is made now.
+    for (const char* of : {"", ".made-by"}) fs::remove(run.evaluation + of);
     write_file_atomic(run.config, resolved_yaml(config));
     Job job;
     job.name = run.name;

@@ -93,6 +93,8 @@ ContenderSpec read_contender(const std::string& name, const ConfigNode& node,
   if (!model || model->kind != ConfigNode::Kind::kMap)
     fail(node, key + ".model is not set; it has the architecture and its keys");
   const ConfigNode* own_match = node.find("match");
+  if (own_match && (own_match->kind != ConfigNode::Kind::kScalar || own_match->text.empty()))
+    fail(*own_match, key + ".match: name one key of the model, such as d_ff or n_layers, or none");
   return {name, shared ? overlay(*shared, *model) : *model, own_match ? own_match->text : match};
 }
 
@@ -164,6 +166,14 @@ Comparison load_comparison(const std::string& path, const std::vector<std::strin
   if (std::find(names.begin(), names.end(), match_to) == names.end())
     fail(*compare, fmt::format("compare.match_to: '{}' is not one of {}{}", match_to,
                                join(names, ", "), did_you_mean(match_to, names)));
+  for (const ContenderSpec& contender : comparison.contenders) {
+    const ConfigNode* model = contenders->find(contender.name)->find("model");
+    const ConfigNode* width = model->find("d_ff");
+    if (width && contender.match == "d_ff" && contender.name != match_to)
+      fail(*width, fmt::format("contenders.{}.model.d_ff is solved for; leave it out, or set "
+                               "contenders.{}.match: none",
+                               contender.name, contender.name));
+  }
   if (comparison.compare.title.empty()) comparison.compare.title = join(names, ", ");
   for (const ContenderSpec& contender : comparison.contenders) {
     RunConfig config;

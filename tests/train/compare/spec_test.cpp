@@ -94,6 +94,15 @@ TEST_F(ComparisonFileTest, MistakesAreNamedWithTheirLine) {
           file_ +
               ":4: contenders: 'llama.yaml' names folders; use letters, digits, - _ . and no "
               "ending of a file");
+  refused(with("retnet, n_heads: 2", "retnet, n_heads: 2, d_ff: 77"),
+          file_ +
+              ":4: contenders.retnet.model.d_ff is solved for; leave it out, or set "
+              "contenders.retnet.match: none");
+  refused(with("{model: {architecture: retnet, n_heads: 2}}",
+               "{model: {architecture: retnet, n_heads: 2}, match: }"),
+          file_ +
+              ":4: contenders.retnet.match: name one key of the model, such as d_ff or n_layers, "
+              "or none");
   refused(with("steps: 100", "init_from: runs/other, steps: 100"),
           file_ +
               ": train.init_from: contenders start from random weights, because no other start is "
