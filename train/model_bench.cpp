@@ -70,14 +70,13 @@ TrainingTimes time_training(RunConfig config, int64_t vocab_size, int64_t steps)
   const int64_t micro_size = std::min(micro_batch(config, device), config.train.global_batch);
   const Batch batch =
       random_batch(config.train.global_batch, config.data.context, vocab_size, device);
-  MicroStep micro(
-      *model, device,
-      {.micro_batch = micro_size,
-       .documents = false,
-       .scale = 1.0 / static_cast<double>(batch.n_targets),
-       .z_loss = config.train.z_loss,
-       .recompute = recompute_of(config.train),
-       .graph = config.train.cuda_graph});
+  MicroStep micro(*model, device,
+                  {.micro_batch = micro_size,
+                   .documents = false,
+                   .scale = 1.0 / static_cast<double>(batch.n_targets),
+                   .z_loss = config.train.z_loss,
+                   .recompute = recompute_of(config.train),
+                   .graph = config.train.cuda_graph});
   int64_t t = 0;
   const auto step = [&] {
     micro.reset_total();

@@ -147,13 +147,12 @@ Trainer::Trainer(RunConfig config, World& world)
   resume();
   data.first_position = progress_.step * config_.train.global_batch;
   loader_ = std::make_unique<Loader>(data);
-  MicroStepOptions options{
-      .micro_batch = micro_batch_,
-      .documents = !data.cross_document,
-      .scale = 1.0 / most_targets(),
-      .z_loss = config_.train.z_loss,
-      .recompute = recompute_of(config_.train),
-      .graph = config_.train.cuda_graph};
+  MicroStepOptions options{.micro_batch = micro_batch_,
+                           .documents = !data.cross_document,
+                           .scale = 1.0 / most_targets(),
+                           .z_loss = config_.train.z_loss,
+                           .recompute = recompute_of(config_.train),
+                           .graph = config_.train.cuda_graph};
   // Otherwise the config has it, or the checkpoint: another choice would change rounding.
   if (!config_.train.micro_batch && progress_.step == 0 && device_.is_cuda()) {
     const int64_t most = (config_.train.global_batch + world_.size() - 1) / world_.size();
