@@ -21,6 +21,8 @@ namespace ceiling {
 
 namespace {
 
+std::string made_by_file(const std::string& out) { return out + ".made-by"; }
+
 using Clock = std::chrono::steady_clock;
 
 struct Running {
@@ -106,7 +108,7 @@ class Queue {
     if (!job.out.empty()) {
       if (code == 0) {
         write_file_atomic(job.out, read_file(job.out + ".part"));
-        write_file_atomic(job.out + ".made-by", job.made_by);
+        write_file_atomic(made_by_file(job.out), job.made_by);
       }
       fs::remove(job.out + ".part");
     }
@@ -158,8 +160,13 @@ class Queue {
 }  // namespace
 
 bool has_output(const Job& job) {
-  return fs::exists(job.out) && fs::exists(job.out + ".made-by") &&
-         read_file(job.out + ".made-by") == job.made_by;
+  const std::string made_by = made_by_file(job.out);
+  return fs::exists(job.out) && fs::exists(made_by) && read_file(made_by) == job.made_by;
+}
+
+void remove_output(const std::string& out) {
+  fs::remove(made_by_file(out));
+  fs::remove(out);
 }
 
 void run_jobs(std::vector<Job> jobs, const JobOptions& options) {

@@ -30,6 +30,8 @@ struct JobOptions {
 
 // Whether `job.out` is there and was made by the same.
 bool has_output(const Job& job);
+// Removes the file `out` of a job, and what says how it was made.
+void remove_output(const std::string& out);
 
 // Runs all. A request to stop is passed on, and Interrupted is thrown once all have ended. Where
 // one fails, the others are asked to stop and the Error has its last words and its log.

@@ -69,8 +69,12 @@ std::vector<Job> Measurements::missing(const MatchedContender& contender) const 
     job.name = contender.name + ": " + what;
     job.arguments = {"bench", bench, config_file(contender)};
     job.arguments.insert(job.arguments.end(), options.begin(), options.end());
-    RunConfig config = comparison_.recipe_with(contender.model);
-    job.made_by = command_text(options) + "\n" + resolved_yaml(config);
+    const RunConfig config = comparison_.recipe_with(contender.model);
+    const TrainSection& t = config.train;
+    job.made_by = fmt::format(
+        "{} {}precision {}, recompute {}, cuda_graph {}, deterministic {}, device {}, threads {}",
+        command_text(options), to_yaml(contender.model), t.precision, t.recompute, t.cuda_graph,
+        t.deterministic, config.run.device, config.run.threads.value_or(0));
     job.log = out + ".log";
     job.out = std::move(out);
     if (!has_output(job)) jobs.push_back(std::move(job));

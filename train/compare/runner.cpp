@@ -216,7 +216,7 @@ class Runner {
   Job training(const Plan& plan, const PlannedRun& run) const {
     RunConfig config = plan.config(run);
     // An evaluation of an earlier run in this folder says nothing of the one that is made now.
-    for (const char* of : {"", ".made-by"}) fs::remove(run.evaluation + of);
+    remove_output(run.evaluation);
     write_file_atomic(run.config, resolved_yaml(config));
     Job job;
     job.name = run.name;
