@@ -134,11 +134,12 @@ function card(host, {title, sub, wide, controls = [], build}) {
   }
   whenSized(chart, draw);
 }
-// Draws now that there is a width, with every other one, and whenever redraws() are asked for.
+// Draws at once, with every other width, and whenever redraws() are asked for.
 function whenSized(host, draw) {
   redraws.push(draw);
   let width = -1;
   const look = () => { if (host.clientWidth !== width) width = host.clientWidth, draw(); };
+  look();
   new ResizeObserver(() => requestAnimationFrame(look)).observe(host);  // to draw at once would resize while sizes are told
 }
 
