@@ -1,6 +1,5 @@
 #include "modules/layers/attention.h"
 
-#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -13,6 +12,7 @@
 
 #include "modules/ops/causal_attention/causal_attention.h"
 #include "modules/ops/causal_attention/packed_attention.h"
+#include "modules/ops/causal_attention/without_cudnn.h"
 #include "modules/ops/linear/linear.h"
 
 namespace ceiling {
@@ -98,23 +98,6 @@ at::Tensor append_windowed(at::Tensor& held, int64_t& length, const at::Tensor& 
   return all;
 }
 
-// cuDNN plans anew for each length, which costs more than one token's attention: not for decoding.
-class WithoutCudnn {
- public:
-  explicit WithoutCudnn(bool active)
-      : restore_(active && at::globalContext().userEnabledCuDNNSDP()) {
-    if (restore_) at::globalContext().setSDPUseCuDNN(false);
-  }
-  ~WithoutCudnn() {
-    if (restore_) at::globalContext().setSDPUseCuDNN(true);
-  }
-  WithoutCudnn(const WithoutCudnn&) = delete;
-  WithoutCudnn& operator=(const WithoutCudnn&) = delete;
-
- private:
-  bool restore_;
-};
-
 // [B, T, H, K] queries, [B, cached + T, H_kv, K] keys and values -> [B, T, H, K]
 at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                const MixContext& context, int64_t cached, int64_t window) {
@@ -135,6 +118,7 @@ at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     context.attention_window = window;
   }
   const bool has_mask = context.attention_mask.defined();
+  // cuDNN plans anew for each length, which costs more than one token's attention.
   const WithoutCudnn decoding(cached > 0 || seq_len == 1);
   return at::scaled_dot_product_attention(
              q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),

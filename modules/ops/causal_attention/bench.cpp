@@ -1,7 +1,9 @@
 // On a CPU against at::scaled_dot_product_attention at the shape of shared peers' scripts and at a
-// long one; on a GPU windows against all keys.
+// long one; on a GPU windows and documents against all keys, by cuDNN and by FlashAttention.
+#include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/tensor.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
@@ -9,7 +11,9 @@
 #include "base/error.h"
 #include "modules/ops/bench.h"
 #include "modules/ops/causal_attention/causal_attention.h"
+#include "modules/ops/causal_attention/cudnn_attention.h"
 #include "modules/ops/causal_attention/packed_attention.h"
+#include "modules/ops/causal_attention/without_cudnn.h"
 
 namespace ceiling {
 namespace {
@@ -44,7 +48,22 @@ void time_both(BenchReport& report, const BenchShape& s, const std::string& name
               [&] { torch::autograd::grad({attention(in)}, in, {dy}); });
 }
 
-// What the layer calls there: torch's own, and torch's flash attention where a window cuts.
+// Documents of 1 to twice `mean` tokens, in rows of one after another: [n + 1] int32.
+at::Tensor document_bounds(const BenchShape& s, int64_t mean, at::Device device) {
+  std::vector<int> bounds;
+  uint32_t random = 1;
+  for (int64_t row = 0; row < s.batch; ++row)
+    for (int64_t t = 0; t < s.seq_len; t += 1 + random % (2 * mean)) {
+      random = random * 1664525U + 1013904223U;
+      bounds.push_back(static_cast<int>(row * s.seq_len + t));
+    }
+  bounds.push_back(static_cast<int>(s.batch * s.seq_len));
+  return at::tensor(bounds, at::kInt).to(device);
+}
+
+// What the layer calls there: torch's own, and for windows and documents cuDNN beside torch's
+// FlashAttention, which is taken where there is no cuDNN for it. Rows of documents are counted as
+// if each saw all of its row.
 void bench_windows(BenchReport& report) {
   const BenchShape s{4, 8192, 16, 128};
   const double scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
@@ -54,11 +73,24 @@ void bench_windows(BenchReport& report) {
                                                       x[2].transpose(1, 2), {}, 0.0, true)
                   .transpose(1, 2);
             });
-  for (const int64_t window : {1024, 2048})
-    time_both(report, s, fmt::format("bf16 window {}", window), at::kBFloat16, window,
-              [&](const std::vector<at::Tensor>& x) {
-                return packed_attention(x[0], x[1], x[2], {}, s.seq_len, scale, window);
-              });
+  const at::Tensor probe = at::empty(
+      {1, 2, 1, s.head_dim}, at::TensorOptions().dtype(at::kBFloat16).device(report.device()));
+  const bool has_cudnn = cudnn_attention_supports(probe, 2);
+  const auto both = [&](const std::string& name, const at::Tensor& bounds, int64_t window) {
+    for (const bool flash : {false, true})
+      if (flash || has_cudnn)
+        time_both(report, s, fmt::format("bf16 {} {}", name, flash ? "flash" : "cuDNN"),
+                  at::kBFloat16, window, [&](const std::vector<at::Tensor>& x) {
+                    const WithoutCudnn without(flash);
+                    return packed_attention(x[0], x[1], x[2], bounds, s.seq_len, scale, window);
+                  });
+  };
+  for (const int64_t window : {1024, 2048}) both(fmt::format("window {}", window), {}, window);
+  for (const int64_t mean : {256, 2048}) {
+    const at::Tensor bounds = document_bounds(s, mean, report.device());
+    both(fmt::format("documents of {}", mean), bounds, kNoWindow);
+    both(fmt::format("documents of {} window 1024", mean), bounds, 1024);
+  }
 }
 
 void bench_causal_attention(BenchReport& report) {

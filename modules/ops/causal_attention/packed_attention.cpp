@@ -6,6 +6,7 @@
 #include <ATen/ops/_flash_attention_forward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "modules/ops/causal_attention/cudnn_attention.h"
 #include "modules/ops/checks.h"
 
 namespace ceiling {
@@ -72,6 +73,8 @@ at::Tensor packed_attention(const at::Tensor& q, const at::Tensor& k, const at::
     throw Error("packed_attention: q must be [B, T, H, head_dim], k and v [B, T, H_kv, head_dim]");
   if (window < 1)
     throw Error("packed_attention: window {} is not allowed, must be at least 1", window);
+  if (cudnn_attention_supports(q, max_length))
+    return cudnn_attention(q, k, v, bounds, max_length, scale, window);
   return PackedAttentionFn::apply(q, k, v, &bounds, max_length, scale,
                                   window < max_length ? window : kNoWindow);
 }

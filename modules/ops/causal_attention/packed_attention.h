@@ -18,9 +18,9 @@ bool packed_attention_supports(const at::Tensor& q);
 //               (Segments::bounds); undefined: each row is a document
 //   max_length  no document is longer
 //   window      at least 1; kNoWindow: all keys
-// -> [B, T, H, head_dim]. Differentiable in q, k and v. Calls FlashAttention-2 as torch has it
-// (Dao, arXiv 2307.08691); its backward varies in the last bits unless torch is told to be
-// deterministic.
+// -> [B, T, H, head_dim]. Differentiable in q, k and v. Calls cuDNN where cudnn_attention_supports
+// says so, elsewhere FlashAttention-2 as torch has it (Dao, arXiv 2307.08691). Backward varies in
+// the last bits unless torch is told to be deterministic.
 at::Tensor packed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& bounds, int64_t max_length, double scale,
                             int64_t window = kNoWindow);

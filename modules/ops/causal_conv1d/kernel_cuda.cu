@@ -2,7 +2,8 @@
 // Bound:  HBM. Bytes per element in bfloat16: 4 forward, 6 backward.
 // Floor:  at 3.0 TB/s, 32,768 tokens x 4,352 channels: 0.19 ms and 0.285 ms.
 // Layout: a thread owns a few neighbouring channels and walks through kSteps tokens; the earlier
-//   inputs that its taps reach stay in registers, and are cleared where a document starts. The
+//   inputs that its taps reach stay in registers, and are cleared where a document starts. Rows
+//   are asked for kAhead batches before they are needed, into the thread's own shared memory. The
 //   W - 1 inputs before its piece are read twice. Backward, an input's gradient is complete when
 //   the token that reads it last has passed; W of them are under way in registers. Weight gradients
 //   are summed by a thread over its tokens, then over the warps of its block in order; the host
@@ -12,6 +13,7 @@
 #include <type_traits>
 
 #include "modules/ops/causal_conv1d/cuda.h"
+#include "modules/ops/cuda/copies.cuh"
 #include "modules/ops/cuda/vector.cuh"
 
 namespace ceiling {
@@ -22,6 +24,7 @@ using namespace gpu;
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kSteps = kConvGpuTokens / kWarps;  // tokens of a thread
 constexpr int kBatch = 4;                        // of which are read at a time
+constexpr int kAhead = 3;                        // batches on their way while one is worked on
 static_assert(kSteps % kBatch == 0);
 
 int64_t blocks_of_row(const CausalConv1dParams& p) {
@@ -52,27 +55,11 @@ struct Piece {
   __device__ void write(void* to, int64_t row, const float (&from)[N]) const {
     store<N>(static_cast<T*>(to) + row * p.channels + channel, from);
   }
-  // kBatch rows of x or of a gradient like y, as they lie in memory: asked for while the batch
-  // before is worked on, so that the memory never waits.
-  using Ahead = Pack<T, N>[kBatch];
-  __device__ void ask(const void* rows, int64_t row_stride, int64_t t, int64_t until,
-                      Ahead& to) const {
-    const T* from = static_cast<const T*>(rows) + channel;
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-      if (t + j < until) to[j] = *reinterpret_cast<const Pack<T, N>*>(from + (t + j) * row_stride);
+  __device__ const T* x_rows() const {
+    return static_cast<const T*>(p.x) + b * p.x_batch_stride + first * p.x_time_stride + channel;
   }
-  __device__ void ask_x(int64_t t, int64_t until, Ahead& to) const {
-    ask(static_cast<const T*>(p.x) + b * p.x_batch_stride, p.x_time_stride, t, until, to);
-  }
-  __device__ void ask_dy(int64_t t, int64_t until, Ahead& to) const {
-    ask(static_cast<const T*>(p.dy) + b * p.seq_len * p.channels, p.channels, t, until, to);
-  }
-  static __device__ void unpack(const Ahead& from, float (&to)[kBatch][N]) {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-#pragma unroll
-      for (int i = 0; i < N; ++i) to[j][i] = wide(from[j].at[i]);
+  __device__ const T* dy_rows() const {
+    return static_cast<const T*>(p.dy) + (b * p.seq_len + first) * p.channels + channel;
   }
   // The t-th input, or one of the state for t < 0.
   __device__ void input(int64_t t, float (&to)[N]) const {
@@ -84,6 +71,47 @@ struct Piece {
     else
       for (float& x : to) x = 0;
   }
+};
+
+// A thread's channels of rows [0, rows), kBatch rows at a time. They pass through places in shared
+// memory that no other thread touches, so that many are on their way without taking registers.
+template <class T, int N>
+class Stream {
+ public:
+  static constexpr int kPlaces = kAhead + 1;
+  using Room = Pack<T, N>[kPlaces][kBatch][kThreads];
+  __device__ Stream(Room& room, const T* from, int64_t row_stride, int64_t rows)
+      : room_(room), from_(from), row_stride_(row_stride), rows_(static_cast<int>(rows)) {}
+  // Batch n, n = 0, 1, ... in turn; into the place of batch n - kPlaces, which is used up.
+  __device__ void ask(int n) {
+    if constexpr (kAsync) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j)
+        if (n * kBatch + j < rows_)
+          copy_async<sizeof(Pack<T, N>)>(shared_address(&room_[n % kPlaces][j][threadIdx.x]),
+                                         from_ + j * row_stride_);
+      from_ += kBatch * row_stride_;
+    }
+  }
+  // Batch n, which has arrived; rows that do not exist are undefined.
+  __device__ void take(int n, float (&to)[kBatch][N]) {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if constexpr (kAsync) {
+        load<N>(room_[n % kPlaces][j][threadIdx.x].at, to[j]);
+      } else if (n * kBatch + j < rows_) {
+        load<N>(from_ + j * row_stride_, to[j]);
+      }
+    }
+    if (!kAsync) from_ += kBatch * row_stride_;
+  }
+
+ private:
+  static constexpr bool kAsync = sizeof(Pack<T, N>) >= 4;  // the smallest asynchronous copy
+  Room& room_;
+  const T* from_;
+  int64_t row_stride_;
+  int rows_;
 };
 
 template <int W, int N>
@@ -143,17 +171,22 @@ struct Window {
 };
 
 template <class T, int W, int N>
-__global__ __launch_bounds__(kThreads, 5) void forward_kernel(const CausalConv1dParams p) {
+__global__ __launch_bounds__(kThreads, 6) void forward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
   if (!piece.present) return;
-  typename Piece<T, W, N>::Ahead ahead = {};
-  piece.ask_x(piece.first, piece.end, ahead);
+  __shared__ typename Stream<T, N>::Room room;
+  Stream<T, N> xs(room, piece.x_rows(), p.x_time_stride, piece.end - piece.first);
+#pragma unroll
+  for (int n = 0; n < kAhead; ++n) xs.ask(n), commit_copies();
   const Weights<W, N> weights(p, piece.channel);
   Window<W, N> window(piece);
-  for (int64_t t = piece.first; t < piece.end; t += kBatch) {
+  int n = 0;
+  for (int64_t t = piece.first; t < piece.end; t += kBatch, ++n) {
     float x[kBatch][N];
-    piece.unpack(ahead, x);
-    piece.ask_x(t + kBatch, piece.end, ahead);
+    wait_copies<kAhead - 1>();
+    xs.take(n, x);
+    xs.ask(n + kAhead);
+    commit_copies();
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       if (t + j >= piece.end) break;
@@ -175,24 +208,27 @@ __global__ __launch_bounds__(kThreads, 5) void forward_kernel(const CausalConv1d
 
 // Gradients of inputs t - (W - 1) .. t while token t is passed, and of the weights.
 template <class T, int W, int N>
-__global__ __launch_bounds__(kThreads, 3) void backward_kernel(const CausalConv1dParams p) {
+__global__ __launch_bounds__(kThreads, 4) void backward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
   float dweight[W + 1][N] = {};
+  __shared__ typename Stream<T, N>::Room room[2];
   if (piece.present) {
     const int64_t last = piece.end + W - 1, until = min(last, p.seq_len);
-    typename Piece<T, W, N>::Ahead x_ahead = {}, dy_ahead = {};
-    piece.ask_x(piece.first, until, x_ahead);
-    piece.ask_dy(piece.first, until, dy_ahead);
+    Stream<T, N> xs(room[0], piece.x_rows(), p.x_time_stride, until - piece.first),
+        dys(room[1], piece.dy_rows(), p.channels, until - piece.first);
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) xs.ask(n), dys.ask(n), commit_copies();
     const Weights<W, N> weights(p, piece.channel);
     Window<W, N> window(piece);
     int seen = window.seen;  // earlier tokens that the present one sees
     float dx[W][N] = {};
-    for (int64_t t = piece.first; t < last; t += kBatch) {
+    int n = 0;
+    for (int64_t t = piece.first; t < last; t += kBatch, ++n) {
       float x[kBatch][N], dy[kBatch][N];
-      piece.unpack(x_ahead, x);
-      piece.unpack(dy_ahead, dy);
-      piece.ask_x(t + kBatch, until, x_ahead);
-      piece.ask_dy(t + kBatch, until, dy_ahead);
+      wait_copies<kAhead - 1>();
+      xs.take(n, x), dys.take(n, dy);
+      xs.ask(n + kAhead), dys.ask(n + kAhead);
+      commit_copies();
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         if (t + j >= last) break;
@@ -287,7 +323,7 @@ void launch_forward(const CausalConv1dParams& p, void* stream) {
   with_type(p.type, [&](auto type) {
     with_width(p.width, [&](auto width) {
       using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = 4;  // five blocks an SM
+      constexpr int kW = decltype(width)::value, kN = 8 / sizeof(T);
       const auto on = static_cast<cudaStream_t>(stream);
       if (whole(p, kN))
         forward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
@@ -302,7 +338,7 @@ void launch_backward(const CausalConv1dParams& p, void* stream) {
   with_type(p.type, [&](auto type) {
     with_width(p.width, [&](auto width) {
       using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = 4;  // three blocks an SM
+      constexpr int kW = decltype(width)::value, kN = 8 / sizeof(T);
       const auto on = static_cast<cudaStream_t>(stream);
       if (whole(p, kN))
         backward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);

@@ -1,5 +1,5 @@
 // For kernel_cuda.cu files: tensor-core products of bfloat16 tiles with float32 sums (mma.sync
-// m16n8k16), the shared-memory tiles that feed them, and asynchronous copies into those.
+// m16n8k16), and the shared-memory tiles that feed them.
 //
 // Fragments of one warp, with g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix Fragments for
 // mma.m16n8k16"):
@@ -7,12 +7,20 @@
 //   B 16 x 8    b0: rows 2t, 2t+1, column g   b1: rows +8
 //   C 16 x 8    c0, c1: row g, columns 2t, 2t+1   c2, c3: row g+8
 #pragma once
+#include "modules/ops/cuda/copies.cuh"
 #include "modules/ops/cuda/vector.cuh"
 
 namespace ceiling::gpu {
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+// Barrier `id`, 1 to 15, of kThreads threads in whole warps: some arrive and go on, the others wait
+// for all.
+template <int kThreads>
+__device__ __forceinline__ void arrive_barrier(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+template <int kThreads>
+__device__ __forceinline__ void wait_barrier(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
 // Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
@@ -73,19 +81,5 @@ struct Tile {
     return static_cast<uint32_t>(row * kPitch + 2 * column);
   }
 };
-
-// 16 bytes from global to shared memory; zeros instead where `present` is false.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool present) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(present ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kLeft>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
 
 }  // namespace ceiling::gpu

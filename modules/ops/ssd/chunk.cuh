@@ -29,11 +29,11 @@ struct Shape {
   // state before.
   static constexpr uint32_t kDy = kRowBytes, kState = 2 * kRowBytes, kDecay = kState + kStateBytes,
                             kStep = kDecay + kVectorBytes, kBefore = kStep + kVectorBytes,
-                            kStage = kBefore + kStateBytes,
-                            kBytes = kWideBytes + kScoreBytes + kStages * kStage;
+                            kStage = kBefore + kStateBytes, kLent = 3 * 16 * kP * 2,
+                            kBytes = kWideBytes + kScoreBytes + kStages * kStage + kLent;
   static_assert(kWideBytes <= kStage && Pairs::at(kC, 0) <= kStage,
                 "C, and sums over heads, take the place of a stage");
-  static_assert(kBytes <= 226 * 1024 && 2 * kReadsBytes <= 226 * 1024, "shared memory of an SM");
+  static_assert(kBytes <= 218 * 1024 && 2 * kReadsBytes <= 226 * 1024, "shared memory of an SM");
 };
 
 // By all threads: the rows that exist, zeros for the others.
@@ -132,27 +132,53 @@ __device__ __forceinline__ void through_state(float (&sums)[kN / 8][4], float (&
   }
 }
 
-// A warp's 16 x N sums into [..., B, T, G, N].
-template <int kN>
+// A warp's 16 x N sums into parts [parts, B, T, G, N], to what is there if kAdd; into `whole`
+// [B, T, G, N] instead, if that is given.
+template <int kN, bool kAdd>
 __device__ __forceinline__ void store_sums(const float (&sums)[kN / 8][4], float* parts,
-                                           int64_t part, const SsdChunkParams& c, const Place& at,
+                                           bf16* whole, const SsdChunkParams& c, const Place& at,
                                            int row_block) {
   const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
 #pragma unroll
   for (int down = 0; down < 2; ++down) {
     const int row = row_block * 16 + 8 * down + g;
     if (row >= at.tokens) continue;
-    const int64_t token = (part * c.of.batch + at.b) * c.of.seq_len + at.t0 + row;
-    float* to = parts + (token * c.groups + at.group) * kN + 2 * t4;
+    const int64_t token = at.b * c.of.seq_len + at.t0 + row,
+                  to = (token * c.groups + at.group) * kN + 2 * t4;
+    float* part = parts + at.part * c.of.batch * c.of.seq_len * c.groups * kN + to;
 #pragma unroll
-    for (int i = 0; i < kN / 8; ++i)
-      *reinterpret_cast<float2*>(to + 8 * i) =
-          make_float2(sums[i][2 * down], sums[i][2 * down + 1]);
+    for (int i = 0; i < kN / 8; ++i) {
+      float2 sum = make_float2(sums[i][2 * down], sums[i][2 * down + 1]);
+      if (kAdd) {
+        const float2 more = *reinterpret_cast<const float2*>(part + 8 * i);
+        sum.x += more.x, sum.y += more.y;
+      }
+      if (whole)
+        *reinterpret_cast<uint32_t*>(whole + to + 8 * i) = pack(sum.x, sum.y);
+      else
+        *reinterpret_cast<float2*>(part + 8 * i) = sum;
+    }
   }
 }
 
 __device__ __forceinline__ void load_documents(int* to, const SsdChunkParams& c, const Place& at) {
   if (threadIdx.x < kC) to[threadIdx.x] = c.document[at.chunk_at * kC + threadIdx.x];
+}
+
+// A block for each chunk, group and part; the kernels for a d_state of 64 and of 128, and their
+// shared memory.
+template <auto kOf64, uint32_t kBytesOf64, auto kOf128, uint32_t kBytesOf128>
+void launch_chunks(const SsdChunkParams& c, void* stream) {
+  if (c.of.batch == 0) return;
+  allow_shared<kOf64>(kBytesOf64);
+  allow_shared<kOf128>(kBytesOf128);
+  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
+                  static_cast<unsigned>(c.groups * c.parts));
+  const auto on = static_cast<cudaStream_t>(stream);
+  if (c.d_state == 64)
+    kOf64<<<grid, kThreads, kBytesOf64, on>>>(c);
+  else
+    kOf128<<<grid, kThreads, kBytesOf128, on>>>(c);
 }
 
 }  // namespace ceiling::gpu

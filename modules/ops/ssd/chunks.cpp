@@ -98,14 +98,23 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in,
   grads.dt = at::empty(in.dt.sizes(), in.dt.options());
   p.of.dx = grads.x.mutable_data_ptr(), p.of.ddt = grads.dt.mutable_data_ptr();
   p.parts = parts_of(batch * p.chunks * groups, heads / groups);
-  const at::Tensor dc = at::empty({2 * p.parts, batch, seq_len, groups, width}, wide),
-                   db = at::empty({p.parts, batch, seq_len, groups, width}, wide);
-  p.dc_parts = dc.mutable_data_ptr<float>(), p.db_parts = db.mutable_data_ptr<float>();
+  const at::Tensor dc = at::empty({p.parts, batch, seq_len, groups, width}, wide);
+  p.dc_parts = dc.mutable_data_ptr<float>();
+  at::Tensor db;
+  if (p.parts == 1) {
+    grads.b = at::empty(in.b.sizes(), in.b.options());
+    grads.c = at::empty(in.c.sizes(), in.c.options());
+    p.db = grads.b.mutable_data_ptr(), p.dc = grads.c.mutable_data_ptr();
+  } else {
+    db = at::empty_like(dc);
+    p.db_parts = db.mutable_data_ptr<float>();
+  }
   const at::Tensor passing = at::empty({batch, p.chunks, heads}, wide);
   p.passing = passing.mutable_data_ptr<float>();
   launch(ssd_reads_cuda, p, in.x);
   launch(ssd_sources_cuda, p, in.x);
-  grads.b = db.sum(0).to(in.b.scalar_type()), grads.c = dc.sum(0).to(in.c.scalar_type());
+  if (p.parts > 1)
+    grads.b = db.sum(0).to(in.b.scalar_type()), grads.c = dc.sum(0).to(in.c.scalar_type());
 
   p.from_zero = !in.state.defined();
   const at::Tensor partial = at::empty({batch, 3, heads}, wide);

@@ -27,7 +27,10 @@ struct SsdChunkParams {
   const void *states, *state_grads;
   // A group's heads are cut into `parts` that run side by side, each with sums of its own.
   int64_t parts;
-  float *dc_parts, *db_parts;  // [2 parts, B, T, G, N], [parts, B, T, G, N]
+  // [parts, B, T, G, N]. Of one part, dc and db [B, T, G, N] in bfloat16 are the result, which are
+  // null otherwise.
+  float *dc_parts, *db_parts;
+  void *dc, *db;
   // [B, C, H, kSsdChunk], README.md: what a token reads from the state before the chunk, from
   // tokens of the chunk; what is read of a token's x by tokens of the chunk, by the state after it
   // (both without Delta); x . dy.
@@ -37,8 +40,8 @@ struct SsdChunkParams {
 };
 // In this order; P 64 and N 64 or 128 for the two in the middle.
 inline CudaKernel<SsdChunkParams> ssd_steps_cuda,  // delta, of.log_decay, decay, step, document
-    ssd_reads_cuda,                                // of_state, the first `parts` of dc_parts
-    ssd_sources_cuda,  // of.dx, db_parts, the other dc_parts, of_tokens to through_skip
+    ssd_reads_cuda,                                // of_state, its share of dc_parts
+    ssd_sources_cuda,  // of.dx, db_parts, all of dc_parts, of_tokens to passing
     ssd_close_cuda;    // of.ddt and of.partial, [B, 3, H]
 
 }  // namespace ceiling

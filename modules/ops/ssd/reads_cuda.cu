@@ -60,31 +60,12 @@ __global__ __launch_bounds__(kThreads,
       if (t4 == 0) c.of_state[at.head(c, n) * kC + warp * 16 + 8 * down + g] = read;
     }
   }
-  store_sums<kN>(sums, c.dc_parts, at.part, c, at, warp);
-}
-
-template <int kN>
-void launch_for(const SsdChunkParams& c, cudaStream_t stream) {
-  constexpr uint32_t kBytes = Shape<kN>::kReadsBytes;
-  static const bool prepared =
-      cudaFuncSetAttribute(reads_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) ==
-      cudaSuccess;
-  (void)prepared;  // a failure shows at the launch
-  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
-                  static_cast<unsigned>(c.groups * c.parts));
-  reads_kernel<kN><<<grid, kThreads, kBytes, stream>>>(c);
-}
-
-void launch(const SsdChunkParams& c, void* stream) {
-  if (c.of.batch == 0) return;
-  if (c.d_state == 64)
-    launch_for<64>(c, static_cast<cudaStream_t>(stream));
-  else
-    launch_for<128>(c, static_cast<cudaStream_t>(stream));
+  store_sums<kN, false>(sums, c.dc_parts, nullptr, c, at, warp);
 }
 
 [[maybe_unused]] const bool registered = [] {
-  ssd_reads_cuda.launch = launch;
+  ssd_reads_cuda.launch = launch_chunks<reads_kernel<64>, Shape<64>::kReadsBytes, reads_kernel<128>,
+                                        Shape<128>::kReadsBytes>;
   return true;
 }();
 

@@ -13,6 +13,8 @@ namespace {
 
 using namespace gpu;
 
+constexpr int kLeads = kWarps / 2, kTaken = kLeads + 1;  // tiles of readers a warp takes, at most
+
 // The sums over a warp's 16 rows of a 16 x 16 tile, given those over rows g and g + 8: a lane ends
 // with one column's, 8 (lane / 16) + 2 (lane % 4) + lane / 8 % 2.
 __device__ __forceinline__ float column_sum(const float (&column)[2][2]) {
@@ -46,6 +48,68 @@ __device__ __forceinline__ float share_of_dot(const unsigned char* a, const unsi
   return sum;
 }
 
+// Products of B and C of a tile, a lane's own: halves kWarp apart.
+__device__ __forceinline__ float4* scores_of(unsigned char* scores, int source, int reader) {
+  const int tile = source * kWarps - source * (source - 1) / 2 + reader - source;
+  return reinterpret_cast<float4*>(scores + tile * kScoreTile) + threadIdx.x % kWarp;
+}
+
+// Sixteen sources, of which x are the rows, and their sixteen readers dy, a head's.
+struct Readers {
+  uint32_t dy_right, dy_down;  // of the first of the readers
+  const float* decay;          // of these
+  const float4* scores;
+  float* sums;  // of_tokens, what these sources add
+};
+// pairs += Delta_s decay(s, l) dy_l . x_s, out += decay(s, l) (B_s . C_l) dy_l
+__device__ __forceinline__ void take_readers(float (&pairs)[2][4], float (&out)[8][4],
+                                             float (&to_tokens)[2], const uint32_t (&x)[4][4],
+                                             const float (&own_decay)[2],
+                                             const float (&own_step)[2], const Readers& of) {
+  const int lane = threadIdx.x % kWarp, t4 = lane % 4;
+  float product[2][4] = {};  // x_s . dy_l
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    uint32_t r[4];
+    load_matrices(r, of.dy_right + Rows::at(0, 16 * k));
+    mma(product[0], x[k], r[0], r[1]);
+    mma(product[1], x[k], r[2], r[3]);
+  }
+  float column[2][2];
+  uint32_t a[4];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float4 four = of.scores[half * kWarp];
+    const float score[4] = {four.x, four.y, four.z, four.w};
+    const float2 decay = *reinterpret_cast<const float2*>(of.decay + 8 * half + 2 * t4);
+    float weighted[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      // Where the source is later, nothing is seen; the power must be finite there.
+      const float between = exp2_fast(fminf((e % 2 ? decay.y : decay.x) - own_decay[e / 2], 0.0f));
+      pairs[half][e] += own_step[e / 2] * (product[half][e] * between);
+      weighted[e] = score[e] * between;
+      product[half][e] *= weighted[e];
+      to_tokens[e / 2] += product[half][e];
+    }
+#pragma unroll
+    for (int right = 0; right < 2; ++right)
+      column[half][right] =
+          own_step[0] * product[half][right] + own_step[1] * product[half][2 + right];
+    a[2 * half] = pack(weighted[0], weighted[1]);
+    a[2 * half + 1] = pack(weighted[2], weighted[3]);
+  }
+  const float sum = column_sum(column);
+  if (!(lane & 4)) of.sums[lane / 16 * 8 + 2 * t4 + lane / 8 % 2] = sum;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t r[4];
+    load_matrices_transposed(r, of.dy_down + Rows::at(0, 16 * i));
+    mma(out[2 * i], a, r[0], r[1]);
+    mma(out[2 * i + 1], a, r[2], r[3]);
+  }
+}
+
 template <int kN>
 __global__ __launch_bounds__(kThreads,
                              1) void sources_kernel(const __grid_constant__ SsdChunkParams c) {
@@ -55,12 +119,18 @@ __global__ __launch_bounds__(kThreads,
   __shared__ int document[kC];
   __shared__ float pair_sums[2][kWarps][kC];  // of readers, by their sources' block
   __shared__ float passing_sums[2][kWarps];
+  __shared__ float lent_tokens[kLeads - 1][16];
   constexpr uint32_t kStagesAt = S::kWideBytes + kScoreBytes;
   const uint32_t base = shared_address(memory), stages = base + kStagesAt;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
-  // The 16 sources of this warp, `block`: readers begin with them. Warps w and w + 4 share a
-  // scheduler, and together have nine blocks of readers.
-  const int block = warp < kWarps / 2 ? warp : kWarps + kWarps / 2 - 1 - warp;
+  // The 16 sources of this warp, `block`: readers begin with them. Blocks i and 7 - i together have
+  // nine blocks of readers; the warp of i takes the first five of its own, that of 7 - i the other
+  // 3 - i for it, and its own. Numbered as it takes them, a warp's own begin with `lent`.
+  const int lead = warp % kLeads, lent = warp < kLeads ? 0 : kLeads - 1 - lead;
+  const int block = warp < kLeads ? lead : kWarps - 1 - lead;
+  const int taken = warp < kLeads ? kTaken : kTaken - 1;
+  const auto source_of = [&](int q) { return q < lent ? lead : block; };
+  const auto reader_of = [&](int q) { return q < lent ? lead + kTaken + q : block + q - lent; };
   const Place at(c);
   const auto last_decay = [&](int n) {
     return n < at.heads ? c.decay[at.head(c, n) * kC + kC - 1] : 0.0f;
@@ -92,19 +162,16 @@ __global__ __launch_bounds__(kThreads,
   __syncthreads();
 
   const uint32_t b_at = base + Wide::down_first(lane) + Wide::at(block * 16, 0);
-  // B C^T where a reader sees a source: readers j * 16 on, j counted from the diagonal.
-  const int blocks = kWarps - block;
-  float4* scores = reinterpret_cast<float4*>(memory + S::kWideBytes) +
-                   (block * kWarps - block * (block - 1) / 2) * (kScoreTile / 16) + lane;
-  const auto sees = [&](int j, int half, int e) {
-    const int source = block * 16 + 8 * (e / 2) + g,
-              reader = (block + j) * 16 + 8 * half + 2 * t4 + e % 2;
+  // B C^T where a reader sees a source.
+  const auto sees = [&](int source_block, int reader_block, int half, int e) {
+    const int source = source_block * 16 + 8 * (e / 2) + g,
+              reader = reader_block * 16 + 8 * half + 2 * t4 + e % 2;
     return reader >= source && document[reader] == document[source];
   };
 #pragma unroll 1
-  for (int j = 0; j < blocks; ++j) {
+  for (int reader = block; reader < kWarps; ++reader) {
     float score[2][4] = {};
-    const uint32_t c_at = stages + Wide::right_first(lane) + (block + j) * Wide::at(16, 0);
+    const uint32_t c_at = stages + Wide::right_first(lane) + reader * Wide::at(16, 0);
 #pragma unroll
     for (int k = 0; k < kN / 16; ++k) {
       uint32_t a[4], r[4];
@@ -118,8 +185,9 @@ __global__ __launch_bounds__(kThreads,
       float* s = score[half];
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        if (!sees(j, half, e)) s[e] = 0;
-      scores[(2 * j + half) * kWarp] = make_float4(s[0], s[1], s[2], s[3]);
+        if (!sees(block, reader, half, e)) s[e] = 0;
+      scores_of(memory + S::kWideBytes, block, reader)[half * kWarp] =
+          make_float4(s[0], s[1], s[2], s[3]);
     }
   }
   __syncthreads();  // all are done with C
@@ -139,7 +207,9 @@ __global__ __launch_bounds__(kThreads,
   };
 
   float sums[kN / 8][4] = {};
-  float pairs[kWarps][2][4] = {};  // sums over heads of Delta_s decay(s, l) dy_l . x_s
+  float pairs[kTaken][2][4] = {};  // sums over heads of Delta_s decay(s, l) dy_l . x_s
+  uint4* lent_out =
+      reinterpret_cast<uint4*>(memory + kStagesAt + kStages * S::kStage) + lead * 4 * kWarp + lane;
   const int row0 = block * 16 + g;
   const bool in_last[2] = {document[row0] == document[kC - 1],
                            document[row0 + 8] == document[kC - 1]};
@@ -158,74 +228,78 @@ __global__ __launch_bounds__(kThreads,
                 warp_sum(share_of_dot<kN>(here + S::kState, here + S::kBefore));
     if (lane == 0) passing_sums[n % 2][warp] = passing;
     decay_ahead[0] = decay_ahead[1], decay_ahead[1] = last_decay(n + 2);
+    const float d = static_cast<const float*>(c.of.d)[at.first_head + n];
+    const auto readers = [&](int source, int reader) -> Readers {
+      const uint32_t dy = stage + S::kDy + reader * Rows::at(16, 0);
+      return {dy + Rows::right_first(lane), dy + Rows::down_first(lane), decay + reader * 16,
+              scores_of(memory + S::kWideBytes, source, reader),
+              &pair_sums[n % 2][source][reader * 16]};
+    };
+    const uint32_t x_lane = stage + Rows::down_first(lane);
+    float out[8][4], to_tokens[2] = {0, 0};
+    uint32_t x[4][4];
+    if (lent > 0) {
+      const int row = lead * 16 + g;
+      const float its_decay[2] = {decay[row], decay[row + 8]},
+                  its_step[2] = {step[row], step[row + 8]};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) load_matrices(x[k], x_lane + lead * Rows::at(16, 0) + 32 * k);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out[i][e] = 0;
+#pragma unroll
+      for (int q = 0; q < kLeads - 1; ++q)
+        if (q < lent)
+          take_readers(pairs[q], out, to_tokens, x, its_decay, its_step,
+                       readers(lead, lead + kTaken + q));
+          // Rounded: half of what dx is rounded by in the end.
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        lent_out[i * kWarp] = make_uint4(
+            pack(out[2 * i][0], out[2 * i][1]), pack(out[2 * i][2], out[2 * i][3]),
+            pack(out[2 * i + 1][0], out[2 * i + 1][1]), pack(out[2 * i + 1][2], out[2 * i + 1][3]));
+#pragma unroll
+      for (int down = 0; down < 2; ++down) {
+        const float tokens = quad_sum(to_tokens[down]);
+        if (t4 == 0) lent_tokens[lead][8 * down + g] = tokens;
+        to_tokens[down] = 0;
+      }
+      arrive_barrier<2 * kWarp>(1 + lead);
+    }
     const float own_decay[2] = {decay[row0], decay[row0 + 8]},
                 own_step[2] = {step[row0], step[row0 + 8]};
-    float leave[2], weights[2], to_state[2], out[8][4];
-    uint32_t x[4][4];
+    float leave[2], weights[2], to_state[2];
 #pragma unroll
     for (int down = 0; down < 2; ++down) {
       leave[down] = in_last[down] ? exp2_fast(decay[kC - 1] - own_decay[down]) : 0.0f;
       weights[down] = leave[down] * own_step[down];
     }
-    through_state<kN>(sums, out, x, to_state, b_at,
-                      stage + Rows::down_first(lane) + Rows::at(block * 16, 0), stage + S::kState,
-                      leave, weights);
+    through_state<kN>(sums, out, x, to_state, b_at, x_lane + block * Rows::at(16, 0),
+                      stage + S::kState, leave, weights);
 
-    // Readers in the chunk, 16 at a time.
-    float to_tokens[2] = {0, 0};
-    const uint32_t dy_right = stage + S::kDy + Rows::right_first(lane) + block * Rows::at(16, 0),
-                   dy_down = stage + S::kDy + Rows::down_first(lane) + block * Rows::at(16, 0);
 #pragma unroll
-    for (int j = 0; j < kWarps; ++j) {
-      if (j >= blocks) break;
-      float product[2][4] = {};  // x_s . dy_l
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        uint32_t r[4];
-        load_matrices(r, dy_right + Rows::at(16 * j, 16 * k));
-        mma(product[0], x[k], r[0], r[1]);
-        mma(product[1], x[k], r[2], r[3]);
-      }
-      float column[2][2];
-      uint32_t a[4];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float4 four = scores[(2 * j + half) * kWarp];
-        const float score[4] = {four.x, four.y, four.z, four.w};
-        const float2 of_readers =
-            *reinterpret_cast<const float2*>(decay + (block + j) * 16 + 8 * half + 2 * t4);
-        float weighted[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          // Where the source is later, nothing is seen; the power must be finite there.
-          const float between =
-              exp2_fast(fminf((e % 2 ? of_readers.y : of_readers.x) - own_decay[e / 2], 0.0f));
-          pairs[j][half][e] += own_step[e / 2] * (product[half][e] * between);
-          weighted[e] = score[e] * between;
-          product[half][e] *= weighted[e];
-          to_tokens[e / 2] += product[half][e];
-        }
-#pragma unroll
-        for (int right = 0; right < 2; ++right)
-          column[half][right] =
-              own_step[0] * product[half][right] + own_step[1] * product[half][2 + right];
-        a[2 * half] = pack(weighted[0], weighted[1]);
-        a[2 * half + 1] = pack(weighted[2], weighted[3]);
-      }
-      const float sum = column_sum(column);
-      if (!(lane & 4))
-        pair_sums[n % 2][block][(block + j) * 16 + lane / 16 * 8 + 2 * t4 + lane / 8 % 2] = sum;
+    for (int q = 0; q < kTaken; ++q)
+      if (q >= lent && q < taken)
+        take_readers(pairs[q], out, to_tokens, x, own_decay, own_step,
+                     readers(block, block + q - lent));
+    const bool borrows = warp < kLeads - 1;
+    if (borrows) {
+      wait_barrier<2 * kWarp>(1 + lead);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        uint32_t r[4];
-        load_matrices_transposed(r, dy_down + Rows::at(16 * j, 16 * i));
-        mma(out[2 * i], a, r[0], r[1]);
-        mma(out[2 * i + 1], a, r[2], r[3]);
+        const uint4 four = lent_out[i * kWarp];
+        const uint32_t packed[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float2 more = both(packed[e]);
+          float* o = out[2 * i + e / 2] + 2 * (e % 2);
+          o[0] += more.x, o[1] += more.y;
+        }
       }
     }
 
     // dx = Delta out + D dy, by way of x's place, of which no other warp reads these rows.
-    const float d = static_cast<const float*>(c.of.d)[at.first_head + n];
     float skip[2] = {0, 0};
 #pragma unroll
     for (int i = 0; i < 8; ++i)
@@ -251,8 +325,9 @@ __global__ __launch_bounds__(kThreads,
     }
 #pragma unroll
     for (int down = 0; down < 2; ++down) {
-      const float tokens = quad_sum(to_tokens[down]), state = quad_sum(to_state[down]),
-                  skipped = quad_sum(skip[down]);
+      const float tokens = quad_sum(to_tokens[down]) +
+                           (borrows ? lent_tokens[lead][8 * down + g] : 0.0f),
+                  state = quad_sum(to_state[down]), skipped = quad_sum(skip[down]);
       const int64_t to = at.head(c, n) * kC + row0 + 8 * down;
       if (t4 == 0) c.to_tokens[to] = tokens, c.to_state[to] = state, c.through_skip[to] = skipped;
     }
@@ -263,34 +338,38 @@ __global__ __launch_bounds__(kThreads,
   // Once for all heads: dB += pairs C, dC += pairs^T B.
   fetch_c();
   unsigned char* shared_pairs = memory + kStagesAt + S::kStage;
-  uint32_t packed[kWarps][4];
 #pragma unroll
-  for (int j = 0; j < kWarps; ++j) {
-    if (j >= blocks) break;
+  for (int q = 0; q < kTaken; ++q) {
+    if (q >= taken) break;
+    const int source = source_of(q), reader = reader_of(q);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int half = e / 2, down = e % 2;
-      packed[j][e] = pack(sees(j, half, 2 * down) ? pairs[j][half][2 * down] : 0.0f,
-                          sees(j, half, 2 * down + 1) ? pairs[j][half][2 * down + 1] : 0.0f);
-      *reinterpret_cast<uint32_t*>(shared_pairs + (row0 + 8 * down) * Pairs::kPitch +
-                                   ((block + j) * 16 + 8 * half) * 2 + 4 * t4) = packed[j][e];
-    }
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int down = 0; down < 2; ++down) {
+        const float* two = pairs[q][half] + 2 * down;
+        *reinterpret_cast<uint32_t*>(shared_pairs + (source * 16 + 8 * down + g) * Pairs::kPitch +
+                                     (reader * 16 + 8 * half) * 2 + 4 * t4) =
+            pack(sees(source, reader, half, 2 * down) ? two[0] : 0.0f,
+                 sees(source, reader, half, 2 * down + 1) ? two[1] : 0.0f);
+      }
   }
   wait_copies<0>();
   __syncthreads();
-  const uint32_t c_down = stages + Wide::down_first(lane) + block * Wide::at(16, 0);
-#pragma unroll
-  for (int j = 0; j < kWarps; ++j) {
-    if (j >= blocks) break;
+  const uint32_t own_pairs = stages + S::kStage + block * Pairs::at(16, 0);
+#pragma unroll 1
+  for (int k = block; k < kWarps; ++k) {
+    uint32_t a[4];
+    load_matrices(a, own_pairs + Pairs::down_first(lane) + k * Pairs::at(0, 16));
+    const uint32_t c_down = stages + Wide::down_first(lane) + k * Wide::at(16, 0);
 #pragma unroll
     for (int i = 0; i < kN / 16; ++i) {
       uint32_t r[4];
-      load_matrices_transposed(r, c_down + Wide::at(16 * j, 16 * i));
-      mma(sums[2 * i], packed[j], r[0], r[1]);
-      mma(sums[2 * i + 1], packed[j], r[2], r[3]);
+      load_matrices_transposed(r, c_down + Wide::at(0, 16 * i));
+      mma(sums[2 * i], a, r[0], r[1]);
+      mma(sums[2 * i + 1], a, r[2], r[3]);
     }
   }
-  store_sums<kN>(sums, c.db_parts, at.part, c, at, block);
+  store_sums<kN, false>(sums, c.db_parts, static_cast<bf16*>(c.db), c, at, block);
 #pragma unroll
   for (int i = 0; i < kN / 8; ++i)
 #pragma unroll
@@ -310,31 +389,12 @@ __global__ __launch_bounds__(kThreads,
       mma(sums[2 * i + 1], a, r[2], r[3]);
     }
   }
-  store_sums<kN>(sums, c.dc_parts, c.parts + at.part, c, at, block);
-}
-
-template <int kN>
-void launch_for(const SsdChunkParams& c, cudaStream_t stream) {
-  constexpr uint32_t kBytes = Shape<kN>::kBytes;
-  static const bool prepared =
-      cudaFuncSetAttribute(sources_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           kBytes) == cudaSuccess;
-  (void)prepared;  // a failure shows at the launch
-  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
-                  static_cast<unsigned>(c.groups * c.parts));
-  sources_kernel<kN><<<grid, kThreads, kBytes, stream>>>(c);
-}
-
-void launch(const SsdChunkParams& c, void* stream) {
-  if (c.of.batch == 0) return;
-  if (c.d_state == 64)
-    launch_for<64>(c, static_cast<cudaStream_t>(stream));
-  else
-    launch_for<128>(c, static_cast<cudaStream_t>(stream));
+  store_sums<kN, true>(sums, c.dc_parts, static_cast<bf16*>(c.dc), c, at, block);
 }
 
 [[maybe_unused]] const bool registered = [] {
-  ssd_sources_cuda.launch = launch;
+  ssd_sources_cuda.launch =
+      launch_chunks<sources_kernel<64>, Shape<64>::kBytes, sources_kernel<128>, Shape<128>::kBytes>;
   return true;
 }();
 
