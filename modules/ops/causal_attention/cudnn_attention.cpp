@@ -25,14 +25,10 @@ HeadStrides strides_of(const at::Tensor& x) {  // those of a single row or head 
           x.size(2) == 1 ? x.size(3) : x.stride(2)};
 }
 
-// As cuDNN can read it: pieces of 16 bytes, and packed rows one after another. It does not check.
+// As cuDNN can read it, which it does not check. Packed rows must lie as the gradients will: cuDNN
+// 9.19 writes those of queries and keys to the wrong places otherwise.
 at::Tensor readable(const at::Tensor& x, bool packed) {
-  const HeadStrides strides = strides_of(x);
-  bool fits = x.stride(3) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 &&
-              (!packed || strides.row == x.size(1) * strides.token);
-  for (const int64_t stride : {strides.row, strides.token, strides.head})
-    fits = fits && stride > 0 && stride % 8 == 0;
-  return fits ? x : x.clone(at::MemoryFormat::Contiguous);
+  return rows_of_pieces(packed || x.stride(1) == 0 || x.stride(2) == 0 ? x.contiguous() : x);
 }
 
 // Of packed documents, on the device. Both undefined: rows.
@@ -138,7 +134,7 @@ class CudnnAttentionFn : public torch::autograd::Function<CudnnAttentionFn> {
         shape_of(q, k, v, documents, ctx->saved_data["max_length"].toInt(),
                  ctx->saved_data["scale"].toDouble(), ctx->saved_data["window"].toInt());
     shape.backward = true;
-    const at::Tensor dout = readable(grads[0].contiguous(), documents.any()),
+    const at::Tensor dout = readable(grads[0], /*packed=*/true),
                      dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options()),
                      dv = at::empty(v.sizes(), v.options());
     run(shape,

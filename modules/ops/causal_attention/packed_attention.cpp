@@ -16,9 +16,10 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows one after another where documents are packed, else as they are.
+// Rows one after another where documents are packed, else as they are. The kernels read pieces of
+// 16 bytes and do not check.
 at::Tensor packed(const at::Tensor& heads, const at::Tensor& bounds) {
-  return bounds.defined() ? heads.flatten(0, 1) : heads;
+  return rows_of_pieces(bounds.defined() ? heads.flatten(0, 1) : heads);
 }
 std::optional<int64_t> keys_before(int64_t window) {
   return window == kNoWindow ? std::nullopt : std::optional(window - 1);

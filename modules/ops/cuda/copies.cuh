@@ -37,8 +37,6 @@ template <auto kKernel>
 void allow_shared(uint32_t bytes) {
   [[maybe_unused]] static const cudaError_t room = cudaFuncSetAttribute(
       kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  [[maybe_unused]] static const cudaError_t split = cudaFuncSetAttribute(
-      kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 
 }  // namespace ceiling::gpu

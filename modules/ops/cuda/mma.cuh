@@ -12,17 +12,6 @@
 
 namespace ceiling::gpu {
 
-// Barrier `id`, 1 to 15, of kThreads threads in whole warps: some arrive and go on, the others wait
-// for all.
-template <int kThreads>
-__device__ __forceinline__ void arrive_barrier(int id) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
-}
-template <int kThreads>
-__device__ __forceinline__ void wait_barrier(int id) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
-}
-
 // Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

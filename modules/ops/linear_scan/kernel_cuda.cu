@@ -5,51 +5,144 @@
 //   tokens: 8 warps of 8 tokens each. A warp's loads are 128-byte lines. Each thread runs its 8
 //   steps from zero; product of decays and end state of all 8 warps meet in shared memory, from
 //   which each thread finds the state before its steps; then it runs them again, from registers.
-//   While a tile is computed the next is on its way to shared memory: 24 KB a block forward, 40 KB
-//   backward, always in flight.
+//   All loads of a tile are in flight at once: 24 KB a block forward, 40 KB backward.
 // Limits: where rows times channels give fewer than two blocks an SM, time is cut into segments; a
 //   first pass finds what each does to a state, at the price of reading the inputs twice. Odd
 //   widths or addresses take one channel a thread.
-#include "modules/ops/cuda/copies.cuh"
 #include "modules/ops/cuda/vector.cuh"
 #include "modules/ops/linear_scan/cuda.h"
-#include "modules/ops/linear_scan/gates.cuh"
 
 namespace ceiling {
 namespace {
 
 using namespace gpu;
 
+constexpr int kSteps = 8;  // tokens of a thread
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 static_assert(kSteps * kWarps == kGpuScanTile, "the host cuts time into whole tiles");
 
-// Two bytes are too few for an asynchronous copy.
-template <class T, int N>
-__device__ __forceinline__ void copy_soon(Raw<T, N>* to, const T* from) {
-  constexpr int kBytes = sizeof(Raw<T, N>);
-  if constexpr (kBytes >= 4)
-    copy_async<kBytes>(shared_address(to), from);
-  else
-    *to = *reinterpret_cast<const Raw<T, N>*>(from);
+__device__ __forceinline__ float root(float x) {
+  float y;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
-// Room in shared memory for kRows rows of two tiles in turn. A thread finds only what it has asked
-// for itself, so that its own wait is all it needs.
-template <class T, int N, int kRows>
-struct Tiles {
-  static constexpr uint32_t kBytes = 2 * kRows * kSteps * kThreads * sizeof(Raw<T, N>);
+// 1 - e^u for u <= 0, without loss where u is small.
+__device__ __forceinline__ float one_minus_exp(float u, float exp_u) {
+  float p = 1.3888889e-3f;
+  p = p * u + 8.3333333e-3f;
+  p = p * u + 4.1666667e-2f;
+  p = p * u + 1.6666667e-1f;
+  p = p * u + 0.5f;
+  p = p * u + 1.0f;
+  return u > -0.25f ? -u * p : 1.0f - exp_u;
+}
 
-  __device__ Raw<T, N>* at(int turn, int row) const {
-    return reinterpret_cast<Raw<T, N>*>(room) + (turn * kRows + row) * kSteps * kThreads +
-           threadIdx.x;
+// N neighbouring channels as loaded: two bfloat16 stay one register until they are used.
+template <class T, int N>
+struct Raw {
+  Pack<T, N> pack;
+  __device__ __forceinline__ float operator[](int i) const { return wide(pack.at[i]); }
+};
+template <>
+struct Raw<bf16, 2> {
+  unsigned pair;
+  __device__ __forceinline__ float operator[](int i) const {
+    return __uint_as_float(i == 0 ? pair << 16 : pair & 0xffff0000u);
   }
-  __device__ void take(int turn, int row, Steps<T, N>& to) const {
-    const Raw<T, N>* from = at(turn, row);
+};
+template <class T, int N>
+using Steps = Raw<T, N>[kSteps];
+
+// Gates tell what happens at one token of N channels, h = decay h + add, and what a gradient g at
+// h, with the state before it, means for their inputs.
+
+// linear_scan: decay and add are given.
+template <class T, int N>
+struct Given {
+  static constexpr int kInputs = 2, kParameters = 0;
+  __device__ Given(const LinearScanParams&, int64_t, bool) {}
+  __device__ void decay(const Steps<T, N> (&in)[kInputs], int s, bool, float (&a)[N]) const {
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) to[s] = from[s * kThreads];
+    for (int i = 0; i < N; ++i) a[i] = in[0][s][i];
   }
-  unsigned char* room;
+  __device__ void step(const Steps<T, N> (&in)[kInputs], int s, bool start, float (&a)[N],
+                       float (&b)[N]) const {
+    decay(in, s, start, a);
+#pragma unroll
+    for (int i = 0; i < N; ++i) b[i] = in[1][s][i];
+  }
+  __device__ void backward(const Steps<T, N> (&in)[kInputs], int s, bool start, const float (&)[N],
+                           const float (&g)[N], const float (&before)[N],
+                           float (&din)[kInputs][N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      din[0][i] = start ? 0.0f : g[i] * before[i];
+      din[1][i] = g[i];
+    }
+  }
+  float dparameter[1][N];
+};
+
+// rg_lru.
+template <class T, int N>
+struct RgLru {
+  static constexpr int kInputs = 3, kParameters = 3;
+  __device__ RgLru(const LinearScanParams& p, int64_t column, bool present) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const auto at = [&](int k) {
+        return present ? static_cast<const float*>(p.parameter[k])[column + i] : 0.0f;
+      };
+      const float lambda = at(0);
+      log_decay[i] = -8 * (fmaxf(lambda, 0) + log1pf(expf(-fabsf(lambda))));
+      slope[i] = -8 / (1 + expf(-lambda));
+      bias[0][i] = at(1), bias[1][i] = at(2);
+#pragma unroll
+      for (int k = 0; k < kParameters; ++k) dparameter[k][i] = 0;
+    }
+  }
+  __device__ float recurrence(const Steps<T, N> (&in)[kInputs], int s, int i) const {
+    return sigmoid(in[1][s][i] + bias[0][i]);
+  }
+  __device__ float input(const Steps<T, N> (&in)[kInputs], int s, int i) const {
+    return sigmoid(in[2][s][i] + bias[1][i]);
+  }
+  __device__ void decay(const Steps<T, N> (&in)[kInputs], int s, bool, float (&a)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) a[i] = __expf(recurrence(in, s, i) * log_decay[i]);
+  }
+  __device__ void step(const Steps<T, N> (&in)[kInputs], int s, bool start, float (&a)[N],
+                       float (&b)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float log_a = recurrence(in, s, i) * log_decay[i];
+      a[i] = __expf(log_a);
+      const float scale = start ? 1.0f : root(one_minus_exp(2 * log_a, a[i] * a[i]));
+      b[i] = scale * input(in, s, i) * in[0][s][i];
+    }
+  }
+  __device__ void backward(const Steps<T, N> (&in)[kInputs], int s, bool start, const float (&a)[N],
+                           const float (&g)[N], const float (&before)[N],
+                           float (&din)[kInputs][N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float x = in[0][s][i], gate = input(in, s, i), r = recurrence(in, s, i);
+      const float left = one_minus_exp(2 * r * log_decay[i], a[i] * a[i]);
+      const float scale = start ? 1.0f : root(left);
+      const float dleft = g[i] * gate * x * rsqrtf(fmaxf(4 * left, 1e-6f));
+      const float dlog_a = start ? 0.0f : a[i] * (g[i] * before[i] - 2 * a[i] * dleft);
+      din[0][i] = g[i] * scale * gate;
+      din[1][i] = dlog_a * log_decay[i] * r * (1 - r);
+      din[2][i] = g[i] * scale * x * gate * (1 - gate);
+      dparameter[0][i] += dlog_a * r * slope[i];
+      dparameter[1][i] += din[1][i];
+      dparameter[2][i] += din[2][i];
+    }
+  }
+  // -8 softplus(lambda), its derivative by lambda, the biases; gradients of lambda and the biases.
+  float log_decay[N], slope[N], bias[2][N], dparameter[kParameters][N];
 };
 
 // Where a thread is: its channels, and what it needs of its row.
@@ -66,17 +159,17 @@ struct Place {
         end(begin + params.segment_len < p.seq_len ? begin + params.segment_len : p.seq_len),
         present(column < p.dim) {}
 
-  // Asks for the steps from time `first` on, each `earlier` tokens before its own; zeros outside
-  // the segment and before token 0.
-  __device__ void ask(const ScanRows& rows, int64_t first, Raw<T, N>* to, int earlier = 0) const {
-    const T* from = static_cast<const T*>(rows.data) + b * rows.batch_stride + column;
+  __device__ const T* column_of(const ScanRows& rows) const {
+    return static_cast<const T*>(rows.data) + b * rows.batch_stride + column;
+  }
+  // The steps from time `first` on; zeros beyond the segment.
+  __device__ void read(const ScanRows& rows, int64_t first, Steps<T, N>& to) const {
+    const T* from = column_of(rows);
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const int64_t t = first + s;
-      if (present && t >= begin && t >= earlier && t < end)
-        copy_soon(to + s * kThreads, from + (t - earlier) * rows.time_stride);
-      else
-        to[s * kThreads] = Raw<T, N>{};
+      const bool there = present && first + s < end;
+      to[s] = there ? *reinterpret_cast<const Raw<T, N>*>(from + (first + s) * rows.time_stride)
+                    : Raw<T, N>{};
     }
   }
   __device__ void write(void* to, int64_t t, const float (&value)[N]) const {
@@ -91,11 +184,6 @@ struct Place {
       for (int s = 0; s < kSteps; ++s)
         if (first + s < end && p.start[b * p.seq_len + first + s]) bits |= 1u << s;
     return bits;
-  }
-  __device__ int64_t tiles() const { return (end - begin + kGpuScanTile - 1) / kGpuScanTile; }
-  // The time of the thread's first step in a tile; tiles before and after the segment have none.
-  __device__ int64_t first_of(int64_t tile) const {
-    return begin + tile * kGpuScanTile + warp * kSteps;
   }
   __device__ void read_state(const void* state, float (&to)[N]) const {
 #pragma unroll
@@ -173,44 +261,25 @@ __device__ void pass_on(Exchange<N>& exchange, int turn, const P& place, const E
   }
 }
 
-// Rows that the first pass reads: backward in time the decay's input and dh.
-template <class G, bool kBackward>
-constexpr int kEffectRows = kBackward ? 2 : G::kInputs;
-
 // First pass over a segment: what it does to a state, or backward in time to a gradient.
 template <class T, int N, template <class, int> class Gates, bool kBackward>
 __global__ __launch_bounds__(kThreads, 2) void effect_kernel(
     const __grid_constant__ GpuLinearScanParams params) {
   using G = Gates<T, N>;
-  constexpr int kInputs = kBackward ? 1 : G::kInputs, kFirst = kBackward ? G::kOfDecay : 0;
   __shared__ Exchange<N> exchange;
-  extern __shared__ __align__(16) unsigned char memory[];
-  const Tiles<T, N, kEffectRows<G, kBackward>> tiles{memory};
   const Place<T, N> place(params);
   const LinearScanParams& p = place.p;
   const G gates(p, place.column, place.present);
-  const int64_t count = place.tiles();
-  const auto first_of = [&](int64_t k) { return place.first_of(kBackward ? count - 1 - k : k); };
-  const auto ask = [&](int64_t k) {
-    const int turn = static_cast<int>(k & 1);
-#pragma unroll
-    for (int j = 0; j < kInputs; ++j)
-      place.ask(p.input[kFirst + j], first_of(k), tiles.at(turn, j));
-    if (kBackward) place.ask(p.dh, first_of(k), tiles.at(turn, kInputs));
-    commit_copies();
-  };
+  const int64_t tiles = (place.end - place.begin + kGpuScanTile - 1) / kGpuScanTile;
   Effect<N> total = no_effect<N>();
-  ask(0);
-  for (int64_t k = 0; k < count; ++k) {
-    ask(k + 1);
-    const int64_t first = first_of(k);
-    const int turn = static_cast<int>(k & 1);
-    const unsigned starts = place.starts(first);
-    wait_copies<1>();
+  for (int64_t k = 0; k < tiles; ++k) {
+    const int64_t tile = kBackward ? tiles - 1 - k : k;
+    const int64_t first = place.begin + tile * kGpuScanTile + place.warp * kSteps;
     Steps<T, N> in[G::kInputs], dh;
 #pragma unroll
-    for (int j = 0; j < kInputs; ++j) tiles.take(turn, j, in[kFirst + j]);
-    if (kBackward) tiles.take(turn, kInputs, dh);
+    for (int j = 0; j < G::kInputs; ++j) place.read(p.input[j], first, in[j]);
+    if (kBackward) place.read(p.dh, first, dh);
+    const unsigned starts = place.starts(first);
     Effect<N> own = no_effect<N>();
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
@@ -227,11 +296,12 @@ __global__ __launch_bounds__(kThreads, 2) void effect_kernel(
       }
       own.then(a, add, start);
     }
-    exchange.at[turn][place.warp][place.lane] = own;
+    exchange.at[k & 1][place.warp][place.lane] = own;
     __syncthreads();
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w)
-      total.then(exchange.at[turn][kBackward ? kWarps - 1 - w : w][place.lane]);
+    for (int w = 0; w < kWarps; ++w) {
+      total.then(exchange.at[k & 1][kBackward ? kWarps - 1 - w : w][place.lane]);
+    }
   }
   if (!place.present || place.warp != 0) return;
   float* to = place.across(params, place.segment);
@@ -259,31 +329,19 @@ __global__ __launch_bounds__(kThreads, 2) void forward_kernel(
     const __grid_constant__ GpuLinearScanParams params) {
   using G = Gates<T, N>;
   __shared__ Exchange<N> exchange;
-  extern __shared__ __align__(16) unsigned char memory[];
-  const Tiles<T, N, G::kInputs> tiles{memory};
   const Place<T, N> place(params);
   const LinearScanParams& p = place.p;
-  const auto ask = [&](int64_t tile, int turn) {
-#pragma unroll
-    for (int j = 0; j < G::kInputs; ++j)
-      place.ask(p.input[j], place.first_of(tile), tiles.at(turn, j));
-    commit_copies();
-  };
-  ask(0, 0);
   const G gates(p, place.column, place.present);
   float carry[N];
   place.read_state(p.state_in, carry);
   cross_segments<T, N, false>(params, place, carry);
-  const int64_t count = place.tiles();
   int turn = 0;
-  for (int64_t tile = 0; tile < count; ++tile, turn ^= 1) {
-    ask(tile + 1, turn ^ 1);
-    const int64_t first = place.first_of(tile);
-    const unsigned starts = place.starts(first);
-    wait_copies<1>();
+  for (int64_t tile = place.begin; tile < place.end; tile += kGpuScanTile, turn ^= 1) {
+    const int64_t first = tile + place.warp * kSteps;
     Steps<T, N> in[G::kInputs];
 #pragma unroll
-    for (int j = 0; j < G::kInputs; ++j) tiles.take(turn, j, in[j]);
+    for (int j = 0; j < G::kInputs; ++j) place.read(p.input[j], first, in[j]);
+    const unsigned starts = place.starts(first);
     float a[kSteps][N], add[kSteps][N], h[N];
     Effect<N> own = no_effect<N>();
 #pragma unroll
@@ -304,45 +362,36 @@ __global__ __launch_bounds__(kThreads, 2) void forward_kernel(
   if (place.end == p.seq_len) place.write_state(p.state_out, carry);
 }
 
-// Rows that the backward kernel reads: the inputs, dh, and h one token earlier.
-template <class G>
-constexpr int kBackwardRows = G::kInputs + 2;
-
 // g_t = dh_t + a_{t+1} g_{t+1}: what passes from token to token is a_t g_t.
 template <class T, int N, template <class, int> class Gates>
 __global__ __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1) void backward_kernel(
     const __grid_constant__ GpuLinearScanParams params) {
   using G = Gates<T, N>;
-  constexpr int kDh = G::kInputs, kBefore = G::kInputs + 1;
   __shared__ Exchange<N> exchange;
-  extern __shared__ __align__(16) unsigned char memory[];
-  const Tiles<T, N, kBackwardRows<G>> tiles{memory};
   const Place<T, N> place(params);
   const LinearScanParams& p = place.p;
-  const ScanRows h{p.h, p.seq_len * p.dim, p.dim};
-  const auto ask = [&](int64_t tile, int turn) {
-    const int64_t first = place.first_of(tile);
-#pragma unroll
-    for (int j = 0; j < G::kInputs; ++j) place.ask(p.input[j], first, tiles.at(turn, j));
-    place.ask(p.dh, first, tiles.at(turn, kDh));
-    place.ask(h, first, tiles.at(turn, kBefore), /*earlier=*/1);
-    commit_copies();
-  };
-  const int64_t count = place.tiles();
-  ask(count - 1, 0);
   G gates(p, place.column, place.present);
   float carry[N];
   place.read_state(p.dstate_out, carry);
   cross_segments<T, N, true>(params, place, carry);
+  // h one step earlier.
+  const ScanRows h_rows{static_cast<const T*>(p.h) - p.dim, p.seq_len * p.dim, p.dim};
+  const int64_t tiles = (place.end - place.begin + kGpuScanTile - 1) / kGpuScanTile;
   int turn = 0;
-  for (int64_t tile = count - 1; tile >= 0; --tile, turn ^= 1) {
-    ask(tile - 1, turn ^ 1);
-    const int64_t first = place.first_of(tile);
-    const unsigned starts = place.starts(first);
-    wait_copies<1>();
+  for (int64_t tile = tiles - 1; tile >= 0; --tile, turn ^= 1) {
+    const int64_t first = place.begin + tile * kGpuScanTile + place.warp * kSteps;
     Steps<T, N> in[G::kInputs], dh, before;
-    tiles.take(turn, G::kOfDecay, in[G::kOfDecay]);
-    tiles.take(turn, kDh, dh);
+#pragma unroll
+    for (int j = 0; j < G::kInputs; ++j) place.read(p.input[j], first, in[j]);
+    place.read(p.dh, first, dh);
+    const T* h = place.column_of(h_rows);
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      const bool there = place.present && first + s < place.end && first + s > 0;
+      before[s] =
+          there ? *reinterpret_cast<const Raw<T, N>*>(h + (first + s) * p.dim) : Raw<T, N>{};
+    }
+    const unsigned starts = place.starts(first);
     float a[kSteps][N], g[N];
     Effect<N> own = no_effect<N>();
 #pragma unroll
@@ -356,10 +405,6 @@ __global__ __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1) void backward_ker
       own.then(a[s], add, start);
     }
     pass_on<N, true>(exchange, turn, place, own, carry, g);
-#pragma unroll
-    for (int j = 0; j < G::kInputs; ++j)
-      if (j != G::kOfDecay) tiles.take(turn, j, in[j]);
-    tiles.take(turn, kBefore, before);
 #pragma unroll
     for (int s = kSteps - 1; s >= 0; --s) {
       if (first + s >= place.end) continue;
@@ -418,26 +463,17 @@ bool whole_packs(const LinearScanParams& p, int inputs, bool backward) {
   return whole;
 }
 
-template <auto kKernel, uint32_t kBytes>
-void start(const GpuLinearScanParams& params, const dim3& grid, cudaStream_t stream) {
-  allow_shared<kKernel>(kBytes);
-  kKernel<<<grid, kThreads, kBytes, stream>>>(params);
-}
-
 template <class T, int N, template <class, int> class Gates, bool kBackward>
 void run(const GpuLinearScanParams& params, cudaStream_t stream) {
   const LinearScanParams& p = params.of;
   const dim3 grid(static_cast<unsigned>((p.dim + kWarp * N - 1) / (kWarp * N)),
                   static_cast<unsigned>(p.batch), static_cast<unsigned>(params.segments));
-  using G = Gates<T, N>;
   if (params.segments > 1)
-    start<effect_kernel<T, N, Gates, kBackward>, Tiles<T, N, kEffectRows<G, kBackward>>::kBytes>(
-        params, grid, stream);
+    effect_kernel<T, N, Gates, kBackward><<<grid, kThreads, 0, stream>>>(params);
   if constexpr (kBackward)
-    start<backward_kernel<T, N, Gates>, Tiles<T, N, kBackwardRows<G>>::kBytes>(params, grid,
-                                                                               stream);
+    backward_kernel<T, N, Gates><<<grid, kThreads, 0, stream>>>(params);
   else
-    start<forward_kernel<T, N, Gates>, Tiles<T, N, G::kInputs>::kBytes>(params, grid, stream);
+    forward_kernel<T, N, Gates><<<grid, kThreads, 0, stream>>>(params);
 }
 
 template <template <class, int> class Gates, bool kBackward>

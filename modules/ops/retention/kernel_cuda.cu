@@ -16,14 +16,11 @@ using namespace gpu;
 
 // kM: width of query and key, rounded up. kSlice: value columns of a block. kC: tokens of a chunk.
 // kParts: warps that share the kM state rows of 16 value columns. kStages: chunks in shared memory;
-// with one, the other blocks of the SM work while it is filled. kQuery: not where states are the
-// result; then there is room to pass them through instead.
-template <int kM_, int kSlice_, int kC_, int kParts_, int kStages_, int kBlocksPerSm_,
-          bool kQuery_ = true>
+// with one, the other blocks of the SM work while it is filled.
+template <int kM_, int kSlice_, int kC_, int kParts_, int kStages_, int kBlocksPerSm_>
 struct Shape {
   static constexpr int kM = kM_, kSlice = kSlice_, kC = kC_, kParts = kParts_, kStages = kStages_;
   static constexpr int kBlocksPerSm = kBlocksPerSm_;
-  static constexpr bool kQuery = kQuery_;
   static constexpr int kColumnWarps = kSlice / 16;
   static constexpr int kWarps = kColumnWarps * kParts;
   static constexpr int kThreads = kWarps * kWarp;
@@ -31,12 +28,9 @@ struct Shape {
   using Rows = Tile<kM>;         // of query and key
   using Columns = Tile<kSlice>;  // of value
   using Scores = Tile<kC>;
-  static constexpr uint32_t kRowBytes = Rows::at(kC, 0);
-  static constexpr uint32_t kKey = kQuery ? kRowBytes : 0,
-                            kValue = kKey + kRowBytes;  // offsets in a stage
+  static constexpr uint32_t kKey = Rows::at(kC, 0), kValue = 2 * kKey;  // offsets in a stage
   static constexpr uint32_t kStageBytes = kValue + Columns::at(kC, 0);
-  static constexpr uint32_t kRoomOfWarp = Rows::at(8, 0);
-  static constexpr uint32_t kScoreBytes = kQuery ? Scores::at(kC, 0) : kWarps * kRoomOfWarp;
+  static constexpr uint32_t kScoreBytes = Scores::at(kC, 0);
   static constexpr int kPartialPitch = kSlice + 8;  // floats; rows fall into different banks
   static constexpr uint32_t kPartialBytes = (kParts - 1) * kC * kPartialPitch * 4;
   // With one stage the partial sums take the place of the query, which is used up by then.
@@ -49,29 +43,26 @@ struct Shape {
 // What one walk through time leaves behind.
 enum class Pass { kOutput, kSegmentStates, kCheckpoints };
 
-// By one warp: its state, rounded and transposed, into the rows of `to` that exist, by way of
-// `room`, 8 of S::Rows.
+// By one warp: its state, rounded and transposed, into 16 rows of `to`, each columns_stride apart,
+// of which `columns` exist. `room`: 16 rows of S::Rows.
 template <class S>
 __device__ void store_checkpoint(const float (&state)[S::kMPart / 8][4], unsigned char* room,
-                                 bf16* to, int64_t rows, int64_t m_dim) {
+                                 bf16* to, int64_t columns, int64_t m_dim) {
   using Rows = typename S::Rows;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
 #pragma unroll
-  for (int down = 0; down < 2; ++down) {
-    __syncwarp();
+  for (int i = 0; i < S::kM / 8; ++i)
 #pragma unroll
-    for (int i = 0; i < S::kM / 8; ++i)
-      *reinterpret_cast<uint32_t*>(room + Rows::at(g, 8 * i) + 4 * t4) =
+    for (int down = 0; down < 2; ++down)
+      *reinterpret_cast<uint32_t*>(room + Rows::at(g + 8 * down, 8 * i) + 4 * t4) =
           pack(state[i][2 * down], state[i][2 * down + 1]);
-    __syncwarp();
+  __syncwarp();
 #pragma unroll
-    for (int i = 0; i < S::kM / 32; ++i) {
-      const int piece = i * kWarp + lane, row = piece / Rows::kPieces,
-                m = piece % Rows::kPieces * 8;
-      if (8 * down + row < rows && m < m_dim)
-        *reinterpret_cast<uint4*>(to + (8 * down + row) * m_dim + m) =
-            *reinterpret_cast<const uint4*>(room + Rows::at(row, 0) + 2 * m);
-    }
+  for (int i = 0; i < S::kM / 16; ++i) {
+    const int piece = i * kWarp + lane, row = piece / Rows::kPieces, m = piece % Rows::kPieces * 8;
+    if (row < columns && m < m_dim)
+      *reinterpret_cast<uint4*>(to + row * m_dim + m) =
+          *reinterpret_cast<const uint4*>(room + Rows::at(row, 0) + 2 * m);
   }
 }
 
@@ -123,12 +114,6 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     copy_value(to + S::kValue, t0, tokens);
     commit_copies();
   };
-  const auto fetch_or_none = [&](int64_t visit) {
-    if (visit < visits)
-      fetch(visit);
-    else if (S::kStages > 2)
-      commit_copies();  // the groups are counted
-  };
 
   // state[i]: value columns g and g + 8 of this warp's 16, rows 8 i + 2 t4 and + 1 of its part.
   float state[kMPart / 8][4];
@@ -152,10 +137,7 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     }
 
   if (visits > 0) {
-    if (S::kStages > 1) {
-#pragma unroll
-      for (int ahead = 0; ahead < S::kStages - 1; ++ahead) fetch_or_none(ahead);
-    }
+    if (S::kStages > 1) fetch(0);
     if (warp == kWarps - 1) find_weights<kC, kBackward>(weights[0], p, {p, b, h, token_of(0)});
   }
   TokenInputs<kC> inputs(p, b, h, token_of(1));  // of the next chunk
@@ -172,10 +154,10 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
       __syncthreads();  // all are done with the chunk before
       fetch(visit);
     }
-    wait_copies<(S::kStages > 1 ? S::kStages - 2 : 0)>();
+    wait_copies<0>();
     __syncthreads();  // this chunk is here, and all are done with the one before
-    if (S::kStages > 1) fetch_or_none(visit + S::kStages - 1);
     if (visit + 1 < visits) {
+      if (S::kStages > 1) fetch(visit + 1);
       if (warp == kWarps - 1) {
         find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, inputs);
         inputs = {p, b, h, token_of(visit + 2)};
@@ -185,8 +167,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     const uint32_t q_tile = stage_of(visit), k_tile = q_tile + S::kKey, v_tile = q_tile + S::kValue;
 
     if constexpr (kPass == Pass::kCheckpoints) {
-      static_assert(S::kParts == 1 && !S::kQuery && kSweepCheckpoint % kC == 0,
-                    "a warp holds whole rows of the transposed state");
+      static_assert(S::kParts == 1 && S::kSlice <= S::kStages * kC && kSweepCheckpoint % kC == 0,
+                    "each warp has 16 rows of the queries' place, which is unused");
       const int64_t t0 = token_of(visit), next = t0 + kC;
       if (kBackward ? next % kSweepCheckpoint == 0 || next >= p.seq_len
                     : t0 % kSweepCheckpoint == 0) {
@@ -195,8 +177,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
         bf16* to =
             static_cast<bf16*>(p.checkpoints) +
             (((b * checkpoints + t0 / kSweepCheckpoint) * p.heads + h) * p.n_dim + first) * p.m_dim;
-        store_checkpoint<S>(state, memory + S::kStages * S::kStageBytes + warp * S::kRoomOfWarp, to,
-                            p.n_dim - first, p.m_dim);
+        store_checkpoint<S>(state,
+                            memory + warp * 16 / kC * S::kStageBytes + Rows::at(warp * 16 % kC, 0),
+                            to, p.n_dim - first, p.m_dim);
       }
     }
 
@@ -412,12 +395,10 @@ void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) 
   kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p);
 }
 
-// First: for the pass that finds the states of segments.
-template <class S, bool kBackward, class First = S, Pass kPass = Pass::kOutput>
+template <class S, bool kBackward, Pass kPass = Pass::kOutput>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   if (p.segments > 1) {
-    static_assert(First::kSlice == S::kSlice);
-    run_kernel<First, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
+    run_kernel<S, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
     const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
     enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
   }
@@ -429,15 +410,13 @@ void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
 template <bool kBackward>
 void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
   const bool narrow = p.slice == (p.m_dim <= 256 ? 64 : 32);
-  using States64 = Shape<64, 64, 32, 1, 3, 4, false>;
-  using States128 = Shape<128, 64, 32, 1, 3, 4, false>;
   if (p.checkpoints)
     return p.m_dim <= 64
-               ? run_sweep<States64, kBackward, States64, Pass::kCheckpoints>(p, stream)
-               : run_sweep<States128, kBackward, States128, Pass::kCheckpoints>(p, stream);
-  if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward, States64>(p, stream);
+               ? run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward, Pass::kCheckpoints>(p, stream)
+               : run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward, Pass::kCheckpoints>(p, stream);
+  if (p.m_dim <= 64) return run_sweep<Shape<64, 64, 32, 1, 2, 4>, kBackward>(p, stream);
   if (p.m_dim <= 128)
-    return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward, States128>(p, stream)
+    return narrow ? run_sweep<Shape<128, 64, 32, 1, 2, 4>, kBackward>(p, stream)
                   : run_sweep<Shape<128, 128, 32, 1, 2, 2>, kBackward>(p, stream);
   if (p.m_dim <= 256)
     return narrow ? run_sweep<Shape<256, 64, 32, 1, 1, 3>, kBackward>(p, stream)

@@ -16,13 +16,6 @@ bool token_by_token(const SweepSetting& setting, const at::Tensor& query) {
   return setting.form == RetentionForm::kRecurrent || query.size(1) == 1;
 }
 
-// As the kernels read rows: whole 16-byte pieces, neighbours along the last dimension.
-at::Tensor rows_of_pieces(const at::Tensor& x) {
-  bool ready = x.stride(3) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
-  for (int dim = 0; dim < 3; ++dim) ready = ready && x.stride(dim) % 8 == 0;
-  return ready ? x : x.contiguous();
-}
-
 GpuSweepStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
 
 // `checkpoints` undefined, or room for them: then there is neither query nor out.

@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include "modules/ops/checks.h"
 #include "modules/ops/device.h"
 #include "modules/ops/retention/cuda.h"
 #include "modules/ops/ssd/cuda.h"
@@ -12,14 +13,6 @@ namespace ceiling {
 namespace {
 
 static_assert(kSsdChunk == kSweepCheckpoint, "a chunk begins with a state of the sweeps");
-
-// As the kernels copy rows: whole 16-byte pieces.
-at::Tensor rows_of_pieces(const at::Tensor& x) {
-  const at::Tensor rows = flat_rows(x);
-  const bool ready = reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 &&
-                     rows.stride(0) % 8 == 0 && rows.stride(1) % 8 == 0;
-  return ready ? rows : rows.clone(at::MemoryFormat::Contiguous);
-}
 
 SsdChunkParams params_of(const SsdInputs& in, const at::Tensor& start, const at::Tensor& delta) {
   SsdChunkParams c{};
@@ -69,8 +62,9 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in,
                 dim = in.x.size(3), groups = in.b.size(2), width = in.b.size(3);
   const auto wide = in.log_decay.options();
   const at::Tensor start = in.start.defined() ? in.start.contiguous() : at::Tensor(),
-                   delta = at::empty_like(in.log_decay), x = rows_of_pieces(in.x),
-                   dy = rows_of_pieces(dy_in), b = rows_of_pieces(in.b), c = rows_of_pieces(in.c);
+                   delta = at::empty_like(in.log_decay), x = rows_of_pieces(flat_rows(in.x)),
+                   dy = rows_of_pieces(flat_rows(dy_in)), b = rows_of_pieces(flat_rows(in.b)),
+                   c = rows_of_pieces(flat_rows(in.c));
   SsdChunkParams p = params_of(in, start, delta);
   p.of.x = rows_of(x), p.of.dy = rows_of(dy), p.b = rows_of(b), p.c = rows_of(c);
   p.groups = groups, p.d_state = width;

@@ -265,7 +265,6 @@ __global__ __launch_bounds__(kThreads,
         if (t4 == 0) lent_tokens[lead][8 * down + g] = tokens;
         to_tokens[down] = 0;
       }
-      arrive_barrier<2 * kWarp>(1 + lead);
     }
     const float own_decay[2] = {decay[row0], decay[row0 + 8]},
                 own_step[2] = {step[row0], step[row0 + 8]};
@@ -283,9 +282,10 @@ __global__ __launch_bounds__(kThreads,
       if (q >= lent && q < taken)
         take_readers(pairs[q], out, to_tokens, x, own_decay, own_step,
                      readers(block, block + q - lent));
+    __syncthreads();  // what was lent is there; a barrier of pairs of warps is not seen by
+                      // racecheck
     const bool borrows = warp < kLeads - 1;
     if (borrows) {
-      wait_barrier<2 * kWarp>(1 + lead);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint4 four = lent_out[i * kWarp];
