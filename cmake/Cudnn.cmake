@@ -1,5 +1,5 @@
 # Headers for cuDNN's attention (modules/ops/causal_attention): cudnn.h of the cuDNN wheel, which lies beside a torch that was
-# fetched for a GPU, and NVIDIA's cudnn-frontend (wheel nvidia-cudnn-frontend 1.32.0, unzipped). Without them the CUDA library
+# fetched for a GPU, or of the CUDA toolkit, and NVIDIA's cudnn-frontend 1.32.0, which ./ceiling fetches. Without them the CUDA library
 # is built all the same, and FlashAttention does the work. Sets cudnn_include and cudnn_frontend_include, or removes the source.
 set(CEILING_CUDNN auto CACHE STRING "auto: cuDNN's attention where its headers are found; off")
 set(CEILING_CUDNN_INCLUDE "" CACHE PATH "Folder with cudnn.h 9.19 or newer; empty: beside torch, and the usual places")

@@ -80,6 +80,10 @@ configure() {
   nvcc=$(find_nvcc)
   [[ -e $torch/torch/lib/libtorch_cuda.so ]] || nvcc= # a CPU-only LibTorch
   options=("-DCEILING_TORCH=$torch" "-DCMAKE_CUDA_COMPILER=$nvcc")
+  if [[ -n $nvcc ]]; then
+    find_cudnn_frontend
+    options+=("-DCEILING_CUDNN_FRONTEND=$cudnn_frontend")
+  fi
   if [[ -n ${CXX:-} ]]; then options+=("-DCMAKE_CXX_COMPILER=$(type -P "$CXX")"); fi
   if configured "${options[@]}"; then return; fi
   # Another clone's build, another torch or compiler: the old one is everywhere in it. ccache keeps this quick.

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # Finds LibTorch, or fetches the wheel from PyPI into the user's cache, which all clones share.
 torch_version=2.11.0
+cudnn_frontend_version=1.32.0
 # libtorch_cpu.so of this wheel needs these two even on a machine without a GPU.
 torch_cpu_wheels=("torch==$torch_version" "nvidia-cuda-cupti==13.0.85" "nvidia-cuda-runtime==13.0.96")
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ceiling
@@ -91,6 +92,32 @@ fetch_torch() {
   fi
   exec 8>&-
   torch=$final
+}
+
+# Sets `cudnn_frontend` to the folder of the headers that cuDNN's attention is built against (cmake/Cudnn.cmake). Empty where
+# they cannot be had, for which a build folder asks once: FlashAttention does the work then.
+# shellcheck disable=SC2034
+find_cudnn_frontend() {
+  local final=$cache/cudnn-frontend-$cudnn_frontend_version partial=$cache/cudnn-frontend.tmp-$$ log=$cache/cudnn-frontend.log
+  cudnn_frontend=
+  if [[ ! -e $final/include/cudnn_frontend.h ]]; then
+    [[ ! -e $root/build/build.ninja ]] && mkdir -p "$cache" 2>/dev/null || return 0
+    exec 8>"$cache/torch.lock"
+    flock 8
+    if [[ ! -e $final/include/cudnn_frontend.h ]]; then
+      on_exit+=("rm -rf $(printf %q "$partial")")
+      : >"$log"
+      if run_step "fetching the headers of cudnn-frontend $cudnn_frontend_version from PyPI (12 MB)" "$log" true \
+        fetch_wheels "$partial" --no-deps "nvidia-cudnn-frontend==$cudnn_frontend_version"; then
+        rm -rf "$final"
+        mv -T "$partial" "$final"
+      else
+        say "without them, attention over a window or packed documents is FlashAttention's, half as fast; see $log"
+      fi
+    fi
+    exec 8>&-
+  fi
+  [[ ! -e $final/include/cudnn_frontend.h ]] || cudnn_frontend=$final/include
 }
 
 torch_failed() {
