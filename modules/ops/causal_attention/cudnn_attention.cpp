@@ -7,6 +7,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "modules/ops/causal_attention/cudnn_plans.h"
@@ -28,7 +29,9 @@ HeadStrides strides_of(const at::Tensor& x) {  // those of a single row or head 
 // As cuDNN can read it, which it does not check. Packed rows must lie as the gradients will: cuDNN
 // 9.19 writes those of queries and keys to the wrong places otherwise.
 at::Tensor readable(const at::Tensor& x, bool packed) {
-  return rows_of_pieces(packed || x.stride(1) == 0 || x.stride(2) == 0 ? x.contiguous() : x);
+  const auto strides = x.strides();
+  const bool repeats = std::find(strides.begin(), strides.end(), 0) != strides.end();
+  return rows_of_pieces(packed || repeats ? x.contiguous() : x);
 }
 
 // Of packed documents, on the device. Both undefined: rows.
