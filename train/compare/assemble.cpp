@@ -10,6 +10,7 @@
 #include "base/version.h"
 #include "data/loader.h"
 #include "train/compare/contract.h"
+#include "train/compare/report_content.h"
 #include "train/compare/run_record.h"
 #include "train/describe.h"
 
@@ -97,7 +98,7 @@ std::vector<std::string> marks_of(const Comparison& comparison, const Plan& plan
   std::vector<std::string> marks;
   const CompareSection& compare = comparison.compare;
   mark_disturbed_speeds(comparison, plan, contenders, marks);
-  const auto [least, most] = std::minmax_element(compare.lr.begin(), compare.lr.end());
+  std::vector<std::string> at_edge;
   for (const Contender& contender : contenders) {
     for (const GridPoint& point : contender.grid)
       if (point.failed)
@@ -105,15 +106,15 @@ std::vector<std::string> marks_of(const Comparison& comparison, const Plan& plan
             fmt::format("{} diverged at rate {}.", contender.name, format_double(point.lr)));
     if (contender.every_rate_failed())
       marks.push_back(contender.name + " diverged at every rate: it is not judged.");
-    else if (contender.best_lr && compare.lr.size() > 1 &&
-             (*contender.best_lr == *least || *contender.best_lr == *most))
-      marks.push_back(fmt::format(
-          "{}: the best rate, {}, is at the edge of the grid; a wider grid may find a better one.",
-          contender.name, format_double(*contender.best_lr)));
+    else if (contender.best_is_at_edge())
+      at_edge.push_back(fmt::format("{} ({})", contender.name, format_double(*contender.best_lr)));
     if (std::abs(contender.match_error) > 0.01)
       marks.push_back(
           fmt::format("{} has {:+.1f} % parameters.", contender.name, 100 * contender.match_error));
   }
+  if (!at_edge.empty())
+    marks.push_back("Best at the edge of the grid of rates: " + listed(at_edge) +
+                    "; a wider grid may find a better one.");
   if (compare.seeds < 2) marks.push_back("One seed: no interval can be given.");
   const RunConfig config = comparison.recipe_with(plan.contenders().front().model);
   if (!config.recall()) {

@@ -52,14 +52,6 @@ bool has_decoding(const ComparisonResults&, const Contender& contender) {
   return !contender.decoding.empty();
 }
 
-bool best_is_at_edge(const Contender& contender) {
-  if (!contender.best_lr || contender.grid.size() < 2) return false;
-  double low = contender.grid[0].lr, high = low;
-  for (const GridPoint& point : contender.grid)
-    low = std::min(low, point.lr), high = std::max(high, point.lr);
-  return *contender.best_lr == low || *contender.best_lr == high;
-}
-
 }  // namespace
 
 std::string listed(const std::vector<std::string>& names) {
@@ -246,7 +238,7 @@ void add_limits_of_scale(const ComparisonResults& results, std::vector<std::stri
 void add_limits_of_rates(const ComparisonResults& results, std::vector<std::string>& limits) {
   std::vector<std::string> at_edge;
   for (const Contender& contender : results.contenders)
-    if (best_is_at_edge(contender)) at_edge.push_back(contender.name);
+    if (contender.best_is_at_edge()) at_edge.push_back(contender.name);
   if (!at_edge.empty())
     limits.push_back(fmt::format(
         "The best learning rate of {} is at the edge of the grid: a rate beyond it may be better.",

@@ -159,6 +159,13 @@ bool Contender::every_rate_failed() const {
   });
 }
 
+bool Contender::best_is_at_edge() const {
+  if (!best_lr || grid.size() < 2) return false;
+  const auto [least, most] = std::minmax_element(
+      grid.begin(), grid.end(), [](const GridPoint& a, const GridPoint& b) { return a.lr < b.lr; });
+  return *best_lr == least->lr || *best_lr == most->lr;
+}
+
 const Contender& ComparisonResults::contender(const std::string& name) const {
   for (const Contender& candidate : contenders)
     if (candidate.name == name) return candidate;

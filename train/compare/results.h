@@ -74,6 +74,7 @@ struct Contender {
   std::vector<DecodingSpeed> decoding;
   std::vector<StateSize> state_bytes;
   bool every_rate_failed() const;  // none is still to come
+  bool best_is_at_edge() const;    // of several rates
   template <class Visitor>
   void fields(Visitor& f) {
     f("name", name), f("architecture", architecture), f("model_yaml", model_yaml);
