@@ -586,9 +586,9 @@ int train(RunConfig config) {
     if (world) world->report_failure(stopped);
     throw;
   } catch (const Error& error) {
-    if (!world || world->size() == 1) throw;
     if (dynamic_cast<const PeerLost*>(&error) && stop::requested())
-      throw Interrupted(stop::requested());  // as the other rank was
+      throw Interrupted(stop::requested());  // as the other rank was, perhaps before they had met
+    if (!world || world->size() == 1) throw;
     if (world->report_failure(error)) return kStoppedByAnotherRank;
     const std::string message = fmt::format("rank {}: {}", world->rank(), error.what());
     if (dynamic_cast<const Diverged*>(&error)) throw Diverged(message);
