@@ -175,7 +175,7 @@ def faults(root):
     wait_for_step(process, folder, 30)
     process.send_signal(signal.SIGTERM)
     finish(process, 128 + signal.SIGTERM)
-    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    before, newest = sorted((folder / "checkpoints").iterdir())[-2:]  # where it stopped depends on the machine, and may be a multiple of `every`
     damaged = newest / "optimizer-00001-of-00002.safetensors"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
@@ -184,7 +184,7 @@ def faults(root):
     wait_for_step(process, folder, 40)
     process.send_signal(signal.SIGTERM)
     err = finish(process, 128 + signal.SIGTERM)
-    assert f"{newest.name}: skipped" in err and damaged.name in err and "resuming from step-00000028" in err, err
+    assert f"{newest.name}: skipped" in err and damaged.name in err and f"resuming from {before.name}" in err, err
     print("a damaged checkpoint: walked back to the one before, and said so", flush=True)
 
     shard = next((root / "data").glob("train-*.h5"))
