@@ -1,6 +1,7 @@
 // The request to stop: SIGINT, SIGTERM, SIGUSR1 and SIGHUP set a flag that long work polls. A
 // second signal (more than 50 ms later: a terminal sends one to the whole group) ends the process
-// at once; nothing is left half-written, because whatever is pending has a temporary name.
+// at once; nothing is left half-written, because whatever is pending has a temporary name. A SIGHUP
+// that was ignored before, as by nohup, stays ignored.
 #pragma once
 
 namespace ceiling::stop {

@@ -20,8 +20,9 @@ namespace {
 // stopped, and what it says.
 class Child {
  public:
-  // `poll`: it looks for the request to stop, as a command does; otherwise it is stuck.
-  Child(const std::string& final_path, bool poll) {
+  // `poll`: it looks for the request to stop, as a command does; otherwise it is stuck. `ignored`: a
+  // signal that whoever started it has set to be ignored.
+  Child(const std::string& final_path, bool poll, int ignored = 0) {
     int ends[2];
     EXPECT_EQ(::pipe(ends), 0);
     pid_ = ::fork();
@@ -29,6 +30,9 @@ class Child {
       ::dup2(ends[1], STDERR_FILENO);
       ::close(ends[0]);
       ::close(ends[1]);
+      // However these tests were started.
+      for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP})
+        std::signal(signal, signal == ignored ? SIG_IGN : SIG_DFL);
       ::_exit(work(final_path, poll));
     }
     ::close(ends[1]);
@@ -113,6 +117,16 @@ TEST(StopOnceTest, SignalsThatArriveTogetherCountAsOne) {
   EXPECT_EQ(child.output().find("exiting at once"), std::string::npos);
 }
 
+TEST(StopOnceTest, AHangupUnderNohupIsIgnored) {
+  const TempDir temp;
+  Child child(temp / "final", /*poll=*/true, /*ignored=*/SIGHUP);
+  child.signal(SIGHUP);
+  let_the_first_signal_age();
+  child.signal(SIGTERM);
+  EXPECT_EQ(child.wait(), 100 + SIGTERM);
+  EXPECT_EQ(child.output().find("exiting at once"), std::string::npos);
+}
+
 TEST(StopOnceTest, AKilledProcessLeavesAFolderThatTheNextOneRemoves) {
   const TempDir temp;
   Child child(temp / "final", /*poll=*/false);
@@ -129,6 +143,7 @@ TEST(StopOnceTest, AForwardedRequestThatComesBeforeTheHandlersIsKept) {
     const stop::HoldForwarded hold;
     const pid_t child = ::fork();
     if (child == 0) {
+      std::signal(signal, SIG_DFL);  // however these tests were started
       stop::reset();
       stop::forward(::getpid(), signal);
       if (stop::requested() != 0) ::_exit(1);

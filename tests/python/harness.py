@@ -10,6 +10,11 @@ import struct
 import subprocess
 import time
 
+# A background job of a shell ignores SIGINT, one of nohup SIGHUP, and so would the programs that it starts. What has a handler here
+# is at its default there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, lambda number, frame: None)
+
 CEILING = os.path.abspath(os.environ.get("CEILING", "build/ceiling"))
 MODELS = {
     "llama": "{architecture: llama, d_model: 32, n_layers: 2, n_heads: 2}",

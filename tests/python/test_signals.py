@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from harness import CEILING, MODELS, ceiling, children, last_step, leftovers, prepare, start, wait_for_step, write_config
+from harness import CEILING, MODELS, ceiling, children, kill, last_step, leftovers, prepare, start, wait_for_step, write_config
 
 ONCE, TWICE, TEN_TIMES = [0], [0, 0.1], [0.01] * 10
 
@@ -69,6 +69,24 @@ def training(root, ranks):
         print(f"{ranks} ranks, {moment}: once, twice, ten times, hangup", flush=True)
 
 
+def nohup(root, ranks):
+    """A hangup that was ignored at the start stays ignored, by every rank."""
+    settings = "steps: 100000, global_batch: 6, micro_batch: 2, lr: 3e-3, log_every: 1, precision: fp32"
+    config = write_config(root, f"nohup-{ranks}", MODELS["llama"], train=settings, eval="every: never")
+    folder = root / "runs" / f"nohup-{ranks}"
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = start(config, "--ranks", ranks)
+    signal.signal(signal.SIGHUP, handler)
+    wait_for_step(process, folder, 3)
+    for pid in (process.pid, *children(process)):  # as a terminal that closes
+        kill(pid, signal.SIGHUP)
+    wait_for_step(process, folder, last_step(folder) + 20)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "stopped by signal 15" in err, f"{process.returncode}\n{err}"
+    print(f"{ranks} ranks, nohup: trained on after a hangup", flush=True)
+
+
 def preparing(root):
     with open(root / "large.txt", "w") as out:
         for i in range(400000):
@@ -94,6 +112,7 @@ def main():
         prepare(root)
         for ranks in (1, 3):
             training(root, ranks)
+            nohup(root, ranks)
         preparing(root)
 
 
