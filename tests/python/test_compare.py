@@ -40,6 +40,11 @@ def run_folders(root, name):
     return sorted(path.parent for path in (root / name / "runs").glob("*/*/metrics.jsonl"))
 
 
+def logged(root, name):
+    """How many events all runs have logged."""
+    return sum((folder / "metrics.jsonl").read_text().count("\n") for folder in run_folders(root, name))
+
+
 def finished(root, name):
     """Runs that have ended, with what would change if they were trained again."""
     texts = {str(folder): (folder / "metrics.jsonl").read_text() for folder in run_folders(root, name)}
@@ -122,7 +127,10 @@ def killed_and_resumed(root, kills):
     keep = {}
     for i in range(kills):
         process = subprocess.Popen([CEILING, "compare", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        time.sleep(chosen.uniform(0.3, 4))
+        target = logged(root, "killed") + chosen.randint(5, 90)  # by its own progress: no clock knows how fast a busy machine is
+        while process.poll() is None and logged(root, "killed") < target:
+            time.sleep(0.01)
+        time.sleep(chosen.uniform(0, 0.2))
         polite = i % 2 == 0
         process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
         _, err = process.communicate(timeout=60)

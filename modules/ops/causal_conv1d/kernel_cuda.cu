@@ -13,7 +13,6 @@
 #include <type_traits>
 
 #include "modules/ops/causal_conv1d/cuda.h"
-#include "modules/ops/cuda/copies.cuh"
 #include "modules/ops/cuda/vector.cuh"
 
 namespace ceiling {

@@ -7,15 +7,18 @@
 namespace ceiling {
 namespace {
 
-// Whole and broken 16-byte pieces, lengths around a task's, short documents, a carried state.
+// Whole and broken 16-byte pieces, lengths around a task's, short documents and long ones, a
+// carried state.
 const RegisterSelftest kSelftest("causal_conv1d", [](SelftestReport& report) {
   struct Shape {
     int64_t batch, seq_len, channels, width;
+    double above;  // a document starts where a standard normal number is
   };
   for (const Shape& s :
-       {Shape{2, 130, 48, 4}, Shape{3, 1, 64, 4}, Shape{2, 65, 21, 3}, Shape{1, 300, 8, 2}}) {
+       {Shape{2, 130, 48, 4, 0.5}, Shape{3, 1, 64, 4, 0.5}, Shape{2, 65, 21, 3, 0.5},
+        Shape{1, 300, 8, 2, 0.5}, Shape{2, 600, 140, 4, 2.5}, Shape{1, 301, 24, 3, 2}}) {
     const Segments segments = make_segments(
-        report.random({s.batch, s.seq_len}).gt(0.5).to(at::kInt).cumsum(1).to(at::kInt));
+        report.random({s.batch, s.seq_len}).gt(s.above).to(at::kInt).cumsum(1).to(at::kInt));
     Segments there = segments;
     for (at::Tensor* x : {&there.document, &there.start, &there.position})
       if (x->defined()) *x = x->to(report.device());

@@ -7,36 +7,9 @@
 //   B 16 x 8    b0: rows 2t, 2t+1, column g   b1: rows +8
 //   C 16 x 8    c0, c1: row g, columns 2t, 2t+1   c2, c3: row g+8
 #pragma once
-#include "modules/ops/cuda/copies.cuh"
 #include "modules/ops/cuda/vector.cuh"
 
 namespace ceiling::gpu {
-
-// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address));
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address));
-}
-
-// c += a b
-__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                    uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(x) : "f"(x));
-  return x;
-}
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {
   const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
@@ -46,6 +19,13 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
 __device__ __forceinline__ uint32_t scaled(uint32_t both, float low, float high) {
   const float2 x = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&both));
   return pack(x.x * low, x.y * high);
+}
+
+// Before launches of kKernel with `bytes` of dynamic shared memory. A failure shows at the launch.
+template <auto kKernel>
+void allow_shared(uint32_t bytes) {
+  [[maybe_unused]] static const cudaError_t room = cudaFuncSetAttribute(
+      kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
 // A tile of rows in shared memory, kColumns bfloat16 each. 16 spare bytes at the end of a row turn

@@ -10,6 +10,7 @@
 
 #include "modules/ops/activation.h"
 #include "modules/ops/cpu_isa.h"
+#include "modules/ops/cuda/ptx.cuh"
 
 namespace ceiling::gpu {
 
@@ -82,7 +83,9 @@ __device__ __forceinline__ float block_sum(float x, float* lanes) {
   return x;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+constexpr float kLog2E = 1.44269504f;
+
+__device__ __forceinline__ float sigmoid(float x) { return inverse(1.0f + exp2_of(-kLog2E * x)); }
 
 // An activation and its derivative.
 struct Activated {

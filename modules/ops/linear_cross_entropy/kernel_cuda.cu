@@ -13,7 +13,7 @@ namespace {
 using namespace gpu;
 
 constexpr int kThreads = 512;
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f;
+constexpr float kLn2 = 0.69314718f;
 
 // Of exp(x): sum is relative to 2^(high log2 e).
 struct Softmax {

@@ -22,21 +22,16 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 static_assert(kSteps * kWarps == kGpuScanTile, "the host cuts time into whole tiles");
 
-__device__ __forceinline__ float root(float x) {
-  float y;
-  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-// 1 - e^u for u <= 0, without loss where u is small.
-__device__ __forceinline__ float one_minus_exp(float u, float exp_u) {
-  float p = 1.3888889e-3f;
-  p = p * u + 8.3333333e-3f;
-  p = p * u + 4.1666667e-2f;
-  p = p * u + 1.6666667e-1f;
-  p = p * u + 0.5f;
-  p = p * u + 1.0f;
-  return u > -0.25f ? -u * p : 1.0f - exp_u;
+// 1 - a^2 for a = 2^v, v <= 0, without loss where v is small: there the series of 1 - e^u in
+// u = 2 v ln 2 > -1/8, whose next term is below 1e-7 of the sum.
+__device__ __forceinline__ float one_minus_square(float v, float a) {
+  constexpr float kU = 1.3862944f;  // 2 ln 2
+  float p = kU * kU * kU * kU * kU / 120;
+  p = p * v + kU * kU * kU * kU / 24;
+  p = p * v + kU * kU * kU / 6;
+  p = p * v + kU * kU / 2;
+  p = p * v + kU;
+  return v > -0.125f / kU ? -v * p : 1.0f - a * a;
 }
 
 // N neighbouring channels as loaded: two bfloat16 stay one register until they are used.
@@ -56,25 +51,27 @@ template <class T, int N>
 using Steps = Raw<T, N>[kSteps];
 
 // Gates tell what happens at one token of N channels, h = decay h + add, and what a gradient g at
-// h, with the state before it, means for their inputs.
+// h, with the state before it, means for their inputs. `kept` of it a backward pass keeps from
+// where it finds the decays to where it uses them.
 
 // linear_scan: decay and add are given.
 template <class T, int N>
 struct Given {
   static constexpr int kInputs = 2, kParameters = 0;
   __device__ Given(const LinearScanParams&, int64_t, bool) {}
-  __device__ void decay(const Steps<T, N> (&in)[kInputs], int s, bool, float (&a)[N]) const {
+  __device__ void step(const Steps<T, N> (&in)[kInputs], int s, bool, float (&a)[N],
+                       float (&b)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) a[i] = in[0][s][i], b[i] = in[1][s][i];
+  }
+  __device__ void keep(const Steps<T, N> (&)[kInputs], int, float (&)[N]) const {}
+  __device__ void decay(const Steps<T, N> (&in)[kInputs], int s, const float (&)[N],
+                        float (&a)[N]) const {
 #pragma unroll
     for (int i = 0; i < N; ++i) a[i] = in[0][s][i];
   }
-  __device__ void step(const Steps<T, N> (&in)[kInputs], int s, bool start, float (&a)[N],
-                       float (&b)[N]) const {
-    decay(in, s, start, a);
-#pragma unroll
-    for (int i = 0; i < N; ++i) b[i] = in[1][s][i];
-  }
-  __device__ void backward(const Steps<T, N> (&in)[kInputs], int s, bool start, const float (&)[N],
-                           const float (&g)[N], const float (&before)[N],
+  __device__ void backward(const Steps<T, N> (&)[kInputs], int, bool start, const float (&)[N],
+                           const float (&)[N], const float (&g)[N], const float (&before)[N],
                            float (&din)[kInputs][N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -82,7 +79,7 @@ struct Given {
       din[1][i] = g[i];
     }
   }
-  float dparameter[1][N];
+  __device__ float dparameter(int, int) const { return 0; }
 };
 
 // rg_lru.
@@ -98,51 +95,67 @@ struct RgLru {
       const float lambda = at(0);
       log_decay[i] = -8 * (fmaxf(lambda, 0) + log1pf(expf(-fabsf(lambda))));
       slope[i] = -8 / (1 + expf(-lambda));
-      bias[0][i] = at(1), bias[1][i] = at(2);
 #pragma unroll
-      for (int k = 0; k < kParameters; ++k) dparameter[k][i] = 0;
+      for (int k = 0; k < 2; ++k) shift[k][i] = -kLog2E * at(k + 1);
+#pragma unroll
+      for (int k = 0; k < kParameters; ++k) sum[k][i] = 0;
     }
   }
-  __device__ float recurrence(const Steps<T, N> (&in)[kInputs], int s, int i) const {
-    return sigmoid(in[1][s][i] + bias[0][i]);
+  // sigmoid(input + bias): of the recurrence and of the input.
+  __device__ float gate(const Steps<T, N> (&in)[kInputs], int k, int s, int i) const {
+    return inverse(1 + exp2_of(in[k + 1][s][i] * -kLog2E + shift[k][i]));
   }
-  __device__ float input(const Steps<T, N> (&in)[kInputs], int s, int i) const {
-    return sigmoid(in[2][s][i] + bias[1][i]);
-  }
-  __device__ void decay(const Steps<T, N> (&in)[kInputs], int s, bool, float (&a)[N]) const {
-#pragma unroll
-    for (int i = 0; i < N; ++i) a[i] = __expf(recurrence(in, s, i) * log_decay[i]);
-  }
+  __device__ float log2_decay(float r, int i) const { return r * (log_decay[i] * kLog2E); }
   __device__ void step(const Steps<T, N> (&in)[kInputs], int s, bool start, float (&a)[N],
                        float (&b)[N]) const {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float log_a = recurrence(in, s, i) * log_decay[i];
-      a[i] = __expf(log_a);
-      const float scale = start ? 1.0f : root(one_minus_exp(2 * log_a, a[i] * a[i]));
-      b[i] = scale * input(in, s, i) * in[0][s][i];
+      const float v = log2_decay(gate(in, 0, s, i), i);
+      a[i] = exp2_of(v);
+      const float q = fmaxf(one_minus_square(v, a[i]), kLeast);
+      const float scale = start ? 1.0f : q * inverse_root(q);
+      b[i] = scale * gate(in, 1, s, i) * in[0][s][i];
     }
   }
-  __device__ void backward(const Steps<T, N> (&in)[kInputs], int s, bool start, const float (&a)[N],
-                           const float (&g)[N], const float (&before)[N],
-                           float (&din)[kInputs][N]) {
+  __device__ void keep(const Steps<T, N> (&in)[kInputs], int s, float (&kept)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) kept[i] = gate(in, 0, s, i);
+  }
+  __device__ void decay(const Steps<T, N> (&)[kInputs], int, const float (&kept)[N],
+                        float (&a)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) a[i] = exp2_of(log2_decay(kept[i], i));
+  }
+  // README's Eq. 4, with sqrt(q) as q / sqrt(q) and 2 / sqrt(max(4 q, 1e-6)) as
+  // min(1 / sqrt(q), 2000).
+  __device__ void backward(const Steps<T, N> (&in)[kInputs], int s, bool start,
+                           const float (&kept)[N], const float (&a)[N], const float (&g)[N],
+                           const float (&before)[N], float (&din)[kInputs][N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float x = in[0][s][i], gate = input(in, s, i), r = recurrence(in, s, i);
-      const float left = one_minus_exp(2 * r * log_decay[i], a[i] * a[i]);
-      const float scale = start ? 1.0f : root(left);
-      const float dleft = g[i] * gate * x * rsqrtf(fmaxf(4 * left, 1e-6f));
-      const float dlog_a = start ? 0.0f : a[i] * (g[i] * before[i] - 2 * a[i] * dleft);
-      din[0][i] = g[i] * scale * gate;
-      din[1][i] = dlog_a * log_decay[i] * r * (1 - r);
-      din[2][i] = g[i] * scale * x * gate * (1 - gate);
-      dparameter[0][i] += dlog_a * r * slope[i];
-      dparameter[1][i] += din[1][i];
-      dparameter[2][i] += din[2][i];
+      const float r = kept[i], x = in[0][s][i], open = gate(in, 1, s, i);
+      const float q = fmaxf(one_minus_square(log2_decay(r, i), a[i]), kLeast);
+      const float inverse_scale = inverse_root(q);
+      const float gated = g[i] * (open * x), scaled = g[i] * (start ? 1.0f : q * inverse_scale);
+      const float da = g[i] * before[i] - a[i] * (gated * fminf(inverse_scale, 2000.0f));
+      const float dlog_a_r = start ? 0.0f : a[i] * da * r, dopen = scaled * (open * x);
+      din[0][i] = scaled * open;
+      din[1][i] = dlog_a_r * (log_decay[i] - log_decay[i] * r);
+      din[2][i] = dopen - dopen * open;
+      sum[0][i] += dlog_a_r;
+      sum[1][i] += din[1][i];
+      sum[2][i] += din[2][i];
     }
   }
-  // -8 softplus(lambda), its derivative by lambda, the biases; gradients of lambda and the biases.
-  float log_decay[N], slope[N], bias[2][N], dparameter[kParameters][N];
+  // The sum of the gradients of lambda (k = 0) or of a bias.
+  __device__ float dparameter(int k, int i) const {
+    return k == 0 ? sum[0][i] * slope[i] : sum[k][i];
+  }
+
+ private:
+  static constexpr float kLeast = 1e-30f;  // of 1 - a^2: 0 / sqrt(0) would be no number
+  // -8 softplus(lambda), its derivative by lambda, -log2(e) of the biases.
+  float log_decay[N], slope[N], shift[2][N], sum[kParameters][N];
 };
 
 // Where a thread is: its channels, and what it needs of its row.
@@ -159,30 +172,46 @@ struct Place {
         end(begin + params.segment_len < p.seq_len ? begin + params.segment_len : p.seq_len),
         present(column < p.dim) {}
 
-  __device__ const T* column_of(const ScanRows& rows) const {
-    return static_cast<const T*>(rows.data) + b * rows.batch_stride + column;
-  }
-  // The steps from time `first` on; zeros beyond the segment.
-  __device__ void read(const ScanRows& rows, int64_t first, Steps<T, N>& to) const {
-    const T* from = column_of(rows);
+  // The first of this thread's steps in the tile.
+  __device__ int64_t first_of(int64_t tile) const { return tile + warp * kSteps; }
+  // This thread's steps of a tile, or zeros: beyond the segment, and before time `least`.
+  __device__ void read(const ScanRows& rows, int64_t tile, Steps<T, N>& to,
+                       int64_t least = 0) const {
+    const int64_t first = first_of(tile);
+    // A thread without channels of its own reads others': nothing comes of it.
+    const T* from = static_cast<const T*>(rows.data) + b * rows.batch_stride +
+                    (present ? column : 0) + first * rows.time_stride;
+    if (tile >= least && tile + kGpuScanTile <= end) {
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const bool there = present && first + s < end;
-      to[s] = there ? *reinterpret_cast<const Raw<T, N>*>(from + (first + s) * rows.time_stride)
-                    : Raw<T, N>{};
+      for (int s = 0; s < kSteps; ++s, from += rows.time_stride)
+        to[s] = *reinterpret_cast<const Raw<T, N>*>(from);
+      return;
+    }
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s, from += rows.time_stride) {
+      const bool there = first + s >= least && first + s < end;
+      to[s] = there ? *reinterpret_cast<const Raw<T, N>*>(from) : Raw<T, N>{};
     }
   }
-  __device__ void write(void* to, int64_t t, const float (&value)[N]) const {
-    if (present && t < end)
-      store<N>(static_cast<T*>(to) + (b * p.seq_len + t) * p.dim + column, value);
-  }
-  // Bit s: a document starts at time first + s.
-  __device__ unsigned starts(int64_t first) const {
-    unsigned bits = first == 0 && !p.state_in ? 1u : 0u;
-    if (p.start)
+  template <int kInputs>
+  __device__ void read_inputs(int64_t tile, Steps<T, N> (&to)[kInputs]) const {
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s)
-        if (first + s < end && p.start[b * p.seq_len + first + s]) bits |= 1u << s;
+    for (int k = 0; k < kInputs; ++k) read(p.input[k], tile, to[k]);
+  }
+  __device__ T* place_in(void* to, int64_t t) const {
+    return static_cast<T*>(to) + (b * p.seq_len + t) * p.dim + column;
+  }
+  // Bit t: a document starts at the tile's token t. Equal in all threads of the block.
+  __device__ uint64_t starts(int64_t tile) const {
+    static_assert(kGpuScanTile == 2 * kWarp, "two tokens a lane");
+    uint64_t bits = tile == 0 && !p.state_in ? 1 : 0;
+    if (!p.start) return bits;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t t = tile + half * kWarp + lane;
+      const unsigned some = __ballot_sync(0xffffffffu, t < end && p.start[b * p.seq_len + t]);
+      bits |= uint64_t{some} << (half * kWarp);
+    }
     return bits;
   }
   __device__ void read_state(const void* state, float (&to)[N]) const {
@@ -205,8 +234,36 @@ struct Place {
   bool present;
 };
 
+// A tile as a block sees it. Nearly all are plain: no document starts in them, every token is there
+// and has one before it. Then half of the instructions can be left out, and these kernels spend as
+// long on instructions as on memory.
+template <bool kPlain_>
+struct Tile {
+  static constexpr bool kPlain = kPlain_;
+  template <class P>
+  __device__ Tile(const P& place, int64_t tile_in, uint64_t starts_in)
+      : tile(tile_in),
+        first(place.first_of(tile)),
+        left(static_cast<int>(place.end - first < kSteps ? place.end - first : kSteps)),
+        starts(static_cast<unsigned>(starts_in >> (place.warp * kSteps))) {}
+  __device__ bool has(int s) const { return kPlain || s < left; }
+  __device__ bool starts_at(int s) const { return !kPlain && (starts >> s & 1); }
+
+  int64_t tile, first;
+  int left;
+  unsigned starts;
+};
+template <class P, class Body>
+__device__ __forceinline__ void with_tile(const P& place, int64_t tile, uint64_t starts,
+                                          const Body& body) {
+  if (starts == 0 && tile > 0 && tile + kGpuScanTile <= place.end)
+    body(Tile<true>(place, tile, starts));
+  else
+    body(Tile<false>(place, tile, starts));
+}
+
 // What some steps do to a state: product x + offset. After a document's start the product is zero:
-// what was before does not count, even where it is no number.
+// what was before does not count, even where it is no number. Among plain tiles alone it does.
 template <int N>
 struct Effect {
   __device__ void then(const float (&a)[N], const float (&add)[N], bool start) {
@@ -217,16 +274,18 @@ struct Effect {
     }
   }
   // First this, then `next`.
+  template <bool kPlain>
   __device__ void then(const Effect& next) {
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      product[i] = next.product[i] == 0 ? 0.0f : next.product[i] * product[i];
-    next.apply(offset);
+      product[i] = !kPlain && next.product[i] == 0 ? 0.0f : next.product[i] * product[i];
+    next.template apply<kPlain>(offset);
   }
+  template <bool kPlain>
   __device__ void apply(float (&state)[N]) const {
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      state[i] = product[i] == 0 ? offset[i] : product[i] * state[i] + offset[i];
+      state[i] = !kPlain && product[i] == 0 ? offset[i] : product[i] * state[i] + offset[i];
   }
   float product[N], offset[N];
 };
@@ -246,7 +305,7 @@ struct Exchange {
 
 // `carry` enters the tile's first warp (backward in time: its last); leaves behind the other end.
 // -> what enters the own warp.
-template <int N, bool kBackward, class P>
+template <bool kPlain, bool kBackward, int N, class P>
 __device__ void pass_on(Exchange<N>& exchange, int turn, const P& place, const Effect<N>& own,
                         float (&carry)[N], float (&entering)[N]) {
   exchange.at[turn][place.warp][place.lane] = own;
@@ -257,8 +316,28 @@ __device__ void pass_on(Exchange<N>& exchange, int turn, const P& place, const E
     if (warp == place.warp)
 #pragma unroll
       for (int i = 0; i < N; ++i) entering[i] = carry[i];
-    exchange.at[turn][warp][place.lane].apply(carry);
+    exchange.at[turn][warp][place.lane].template apply<kPlain>(carry);
   }
+}
+
+// What the steps of this thread do backward in time to a gradient; `kept` by the gates.
+template <class G, class T, int N, class Tile>
+__device__ Effect<N> effect_backward(const G& gates, const Tile& tile,
+                                     const Steps<T, N> (&in)[G::kInputs], const Steps<T, N>& dh,
+                                     float (&kept)[kSteps][N]) {
+  Effect<N> own = no_effect<N>();
+#pragma unroll
+  for (int s = kSteps - 1; s >= 0; --s) {
+    if (!tile.has(s)) continue;
+    const bool start = tile.starts_at(s);
+    gates.keep(in, s, kept[s]);
+    float a[N], add[N];
+    gates.decay(in, s, kept[s], a);
+#pragma unroll
+    for (int i = 0; i < N; ++i) add[i] = start ? 0.0f : a[i] * dh[s][i];
+    own.then(a, add, start);
+  }
+  return own;
 }
 
 // First pass over a segment: what it does to a state, or backward in time to a gradient.
@@ -273,35 +352,30 @@ __global__ __launch_bounds__(kThreads, 2) void effect_kernel(
   const int64_t tiles = (place.end - place.begin + kGpuScanTile - 1) / kGpuScanTile;
   Effect<N> total = no_effect<N>();
   for (int64_t k = 0; k < tiles; ++k) {
-    const int64_t tile = kBackward ? tiles - 1 - k : k;
-    const int64_t first = place.begin + tile * kGpuScanTile + place.warp * kSteps;
+    const int64_t at = place.begin + (kBackward ? tiles - 1 - k : k) * kGpuScanTile;
     Steps<T, N> in[G::kInputs], dh;
-#pragma unroll
-    for (int j = 0; j < G::kInputs; ++j) place.read(p.input[j], first, in[j]);
-    if (kBackward) place.read(p.dh, first, dh);
-    const unsigned starts = place.starts(first);
-    Effect<N> own = no_effect<N>();
-#pragma unroll
-    for (int j = 0; j < kSteps; ++j) {
-      const int s = kBackward ? kSteps - 1 - j : j;
-      if (first + s >= place.end) continue;
-      const bool start = starts >> s & 1;
-      float a[N], add[N];
+    place.read_inputs(at, in);
+    if (kBackward) place.read(p.dh, at, dh);
+    with_tile(place, at, place.starts(at), [&](const auto& tile) {
+      Effect<N> own = no_effect<N>();
+      float kept[kSteps][N];
       if constexpr (kBackward) {
-        gates.decay(in, s, start, a);
-#pragma unroll
-        for (int i = 0; i < N; ++i) add[i] = start ? 0.0f : a[i] * dh[s][i];
+        own = effect_backward<G, T, N>(gates, tile, in, dh, kept);
       } else {
-        gates.step(in, s, start, a, add);
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+          if (!tile.has(s)) continue;
+          float a[N], add[N];
+          gates.step(in, s, tile.starts_at(s), a, add);
+          own.then(a, add, tile.starts_at(s));
+        }
       }
-      own.then(a, add, start);
-    }
-    exchange.at[k & 1][place.warp][place.lane] = own;
+      exchange.at[k & 1][place.warp][place.lane] = own;
+    });
     __syncthreads();
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      total.then(exchange.at[k & 1][kBackward ? kWarps - 1 - w : w][place.lane]);
-    }
+    for (int w = 0; w < kWarps; ++w)
+      total.template then<false>(exchange.at[k & 1][kBackward ? kWarps - 1 - w : w][place.lane]);
   }
   if (!place.present || place.warp != 0) return;
   float* to = place.across(params, place.segment);
@@ -320,7 +394,7 @@ __device__ void cross_segments(const GpuLinearScanParams& params, const Place<T,
 #pragma unroll
     for (int i = 0; i < N; ++i)
       segment.product[i] = from[i], segment.offset[i] = from[place.p.dim + i];
-    segment.apply(carry);
+    segment.template apply<false>(carry);
   }
 }
 
@@ -335,29 +409,39 @@ __global__ __launch_bounds__(kThreads, 2) void forward_kernel(
   float carry[N];
   place.read_state(p.state_in, carry);
   cross_segments<T, N, false>(params, place, carry);
+  Steps<T, N> in[G::kInputs];
+  place.read_inputs(place.begin, in);
+  uint64_t starts = place.starts(place.begin);
   int turn = 0;
-  for (int64_t tile = place.begin; tile < place.end; tile += kGpuScanTile, turn ^= 1) {
-    const int64_t first = tile + place.warp * kSteps;
-    Steps<T, N> in[G::kInputs];
+  for (int64_t at = place.begin; at < place.end; at += kGpuScanTile, turn ^= 1) {
+    uint64_t next_starts = 0;
+    with_tile(place, at, starts, [&](const auto& tile) {
+      constexpr bool kPlain = std::remove_reference_t<decltype(tile)>::kPlain;
+      float a[kSteps][N], add[kSteps][N], h[N];
+      Effect<N> own = no_effect<N>();
 #pragma unroll
-    for (int j = 0; j < G::kInputs; ++j) place.read(p.input[j], first, in[j]);
-    const unsigned starts = place.starts(first);
-    float a[kSteps][N], add[kSteps][N], h[N];
-    Effect<N> own = no_effect<N>();
+      for (int s = 0; s < kSteps; ++s) {
+        if (!tile.has(s)) continue;
+        gates.step(in, s, tile.starts_at(s), a[s], add[s]);
+        own.then(a[s], add[s], tile.starts_at(s));
+      }
+      // On their way while this tile is finished.
+      if (at + kGpuScanTile < place.end) {
+        place.read_inputs(at + kGpuScanTile, in);
+        next_starts = place.starts(at + kGpuScanTile);
+      }
+      pass_on<kPlain, false>(exchange, turn, place, own, carry, h);
+      T* to = place.place_in(p.h, tile.first);
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      if (first + s >= place.end) continue;
-      gates.step(in, s, starts >> s & 1, a[s], add[s]);
-      own.then(a[s], add[s], starts >> s & 1);
-    }
-    pass_on<N, false>(exchange, turn, place, own, carry, h);
+      for (int s = 0; s < kSteps; ++s, to += p.dim) {
+        if (!tile.has(s)) continue;
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      if (first + s >= place.end) continue;
-#pragma unroll
-      for (int i = 0; i < N; ++i) h[i] = starts >> s & 1 ? add[s][i] : a[s][i] * h[i] + add[s][i];
-      place.write(p.h, first + s, h);
-    }
+        for (int i = 0; i < N; ++i)
+          h[i] = tile.starts_at(s) ? add[s][i] : a[s][i] * h[i] + add[s][i];
+        if (place.present) store<N>(to, h);
+      }
+    });
+    starts = next_starts;
   }
   if (place.end == p.seq_len) place.write_state(p.state_out, carry);
 }
@@ -378,47 +462,41 @@ __global__ __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1) void backward_ker
   const ScanRows h_rows{static_cast<const T*>(p.h) - p.dim, p.seq_len * p.dim, p.dim};
   const int64_t tiles = (place.end - place.begin + kGpuScanTile - 1) / kGpuScanTile;
   int turn = 0;
-  for (int64_t tile = tiles - 1; tile >= 0; --tile, turn ^= 1) {
-    const int64_t first = place.begin + tile * kGpuScanTile + place.warp * kSteps;
+  for (int64_t k = tiles - 1; k >= 0; --k, turn ^= 1) {
+    const int64_t at = place.begin + k * kGpuScanTile;
     Steps<T, N> in[G::kInputs], dh, before;
+    place.read_inputs(at, in);
+    place.read(p.dh, at, dh);
+    place.read(h_rows, at, before, 1);
+    with_tile(place, at, place.starts(at), [&](const auto& tile) {
+      constexpr bool kPlain = std::remove_reference_t<decltype(tile)>::kPlain;
+      float kept[kSteps][N], g[N];
+      const Effect<N> own = effect_backward<G, T, N>(gates, tile, in, dh, kept);
+      pass_on<kPlain, true>(exchange, turn, place, own, carry, g);
+      T* to[G::kInputs];
 #pragma unroll
-    for (int j = 0; j < G::kInputs; ++j) place.read(p.input[j], first, in[j]);
-    place.read(p.dh, first, dh);
-    const T* h = place.column_of(h_rows);
+      for (int j = 0; j < G::kInputs; ++j)
+        to[j] = place.place_in(p.dinput[j], tile.first + kSteps - 1);
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const bool there = place.present && first + s < place.end && first + s > 0;
-      before[s] =
-          there ? *reinterpret_cast<const Raw<T, N>*>(h + (first + s) * p.dim) : Raw<T, N>{};
-    }
-    const unsigned starts = place.starts(first);
-    float a[kSteps][N], g[N];
-    Effect<N> own = no_effect<N>();
+      for (int s = kSteps - 1; s >= 0; --s) {
+        if (tile.has(s)) {
+          const bool start = tile.starts_at(s);
+          float a[N], din[G::kInputs][N], h_before[N];
+          gates.decay(in, s, kept[s], a);
 #pragma unroll
-    for (int s = kSteps - 1; s >= 0; --s) {
-      if (first + s >= place.end) continue;
-      const bool start = starts >> s & 1;
-      gates.decay(in, s, start, a[s]);
-      float add[N];
+          for (int i = 0; i < N; ++i) g[i] += dh[s][i], h_before[i] = before[s][i];
+          if (!kPlain && tile.first + s == 0) place.read_state(p.state_in, h_before);
+          gates.backward(in, s, start, kept[s], a, g, h_before, din);
 #pragma unroll
-      for (int i = 0; i < N; ++i) add[i] = start ? 0.0f : a[s][i] * dh[s][i];
-      own.then(a[s], add, start);
-    }
-    pass_on<N, true>(exchange, turn, place, own, carry, g);
+          for (int j = 0; j < G::kInputs; ++j)
+            if (place.present) store<N>(to[j], din[j]);
 #pragma unroll
-    for (int s = kSteps - 1; s >= 0; --s) {
-      if (first + s >= place.end) continue;
-      const bool start = starts >> s & 1;
-      float din[G::kInputs][N], h_before[N];
+          for (int i = 0; i < N; ++i) g[i] = start ? 0.0f : a[i] * g[i];
+        }
 #pragma unroll
-      for (int i = 0; i < N; ++i) g[i] += dh[s][i], h_before[i] = before[s][i];
-      if (first + s == 0) place.read_state(p.state_in, h_before);
-      gates.backward(in, s, start, a[s], g, h_before, din);
-#pragma unroll
-      for (int j = 0; j < G::kInputs; ++j) place.write(p.dinput[j], first + s, din[j]);
-#pragma unroll
-      for (int i = 0; i < N; ++i) g[i] = start ? 0.0f : a[s][i] * g[i];
-    }
+        for (int j = 0; j < G::kInputs; ++j) to[j] -= p.dim;
+      }
+    });
   }
   if (place.segment == 0) place.write_state(p.dstate_in, carry);
   if constexpr (G::kParameters > 0) {
@@ -426,11 +504,12 @@ __global__ __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1) void backward_ker
     float* room = reinterpret_cast<float*>(&exchange);
     float* to = static_cast<float*>(p.dparameter_partial) +
                 (place.b * params.segments + place.segment) * G::kParameters * p.dim;
+#pragma unroll
     for (int k = 0; k < G::kParameters; ++k) {
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < N; ++i)
-        room[(place.warp * kWarp + place.lane) * N + i] = gates.dparameter[k][i];
+        room[(place.warp * kWarp + place.lane) * N + i] = gates.dparameter(k, i);
       __syncthreads();
       if (place.warp != 0 || !place.present) continue;
 #pragma unroll

@@ -9,15 +9,18 @@
 namespace ceiling {
 namespace {
 
-// Lengths around the tile's and one that is cut into segments; widths of whole and broken pairs.
+// Lengths around the tile's and one that is cut into segments; widths of whole and broken pairs;
+// short documents and long ones.
 const RegisterSelftest kSelftest("linear_scan", [](SelftestReport& report) {
   struct Shape {
     int64_t batch, seq_len, dim;
+    double above;  // a document starts where a standard normal number is
   };
-  for (const Shape& s : {Shape{2, 1, 64}, Shape{3, 65, 130}, Shape{2, 1100, 33}})
+  for (const Shape& s : {Shape{2, 1, 64, 1.8}, Shape{3, 65, 130, 1.8}, Shape{2, 1100, 33, 1.8},
+                         Shape{2, 1100, 70, 3}})
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       const Segments segments = make_segments(
-          report.random({s.batch, s.seq_len}).gt(1.8).to(at::kInt).cumsum(1).to(at::kInt));
+          report.random({s.batch, s.seq_len}).gt(s.above).to(at::kInt).cumsum(1).to(at::kInt));
       Segments there = segments;
       for (at::Tensor* x : {&there.document, &there.start, &there.position})
         if (x->defined()) *x = x->to(report.device());

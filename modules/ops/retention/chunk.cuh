@@ -5,8 +5,6 @@
 
 namespace ceiling::gpu {
 
-constexpr float kLog2E = 1.44269504f;
-
 // Weights of one chunk's tokens.
 template <int kC>
 struct Weights {
@@ -77,8 +75,8 @@ __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = lane * kEach + i;
-    const float from_begin = document[i] == 0 ? exp2_fast(sum[i]) : 0.0f;
-    const float to_end = document[i] == starts ? exp2_fast(total - sum[i]) : 0.0f;
+    const float from_begin = document[i] == 0 ? exp2_of(sum[i]) : 0.0f;
+    const float to_end = document[i] == starts ? exp2_of(total - sum[i]) : 0.0f;
     w.sum[at] = w.source[at] = sum[i], w.document[at] = document[i];
     w.enter[at] = kBackward ? to_end : from_begin;
     w.leave[at] = kBackward ? from_begin : to_end;
@@ -88,7 +86,7 @@ __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
       w.leave[at] *= inputs.weight[i];
     }
   }
-  if (lane == 0) w.across = starts == 0 ? exp2_fast(total) : 0.0f, w.starts = starts;
+  if (lane == 0) w.across = starts == 0 ? exp2_of(total) : 0.0f, w.starts = starts;
 }
 
 // A thread's share of the copies of tiles [kC, kColumns]: one column of pieces, every kStep-th row.

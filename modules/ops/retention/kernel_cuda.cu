@@ -217,12 +217,11 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
               bool seen = kBackward ? column >= row : row >= column;
               if (w.starts > 0) seen = seen && w.document[row] == w.document[column];
               masked[right] =
-                  seen ? (score[0][half][c] + score[1][half][c]) * exp2_fast(between) : 0.0f;
+                  seen ? (score[0][half][c] + score[1][half][c]) * exp2_of(between) : 0.0f;
             }
             const uint32_t to =
                 scores + row * Scores::kPitch + (column_block * 16 + half * 8) * 2 + 4 * t4;
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack(masked[0], masked[1]))
-                         : "memory");
+            store_shared(to, pack(masked[0], masked[1]));
           }
         }
       }

@@ -49,7 +49,7 @@ __global__ __launch_bounds__(kThreads,
 #pragma unroll
     for (int down = 0; down < 2; ++down) {
       const int row = warp * 16 + 8 * down + g;
-      enter[down] = document[row] == 0 ? exp2_fast(decay[row]) : 0.0f;
+      enter[down] = document[row] == 0 ? exp2_of(decay[row]) : 0.0f;
     }
     through_state<kN>(sums, out, rows, dot, wide_at,
                       stages + stage + Rows::down_first(lane) + Rows::at(warp * 16, 0),

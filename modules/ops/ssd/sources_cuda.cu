@@ -86,7 +86,7 @@ __device__ __forceinline__ void take_readers(float (&pairs)[2][4], float (&out)[
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       // Where the source is later, nothing is seen; the power must be finite there.
-      const float between = exp2_fast(fminf((e % 2 ? decay.y : decay.x) - own_decay[e / 2], 0.0f));
+      const float between = exp2_of(fminf((e % 2 ? decay.y : decay.x) - own_decay[e / 2], 0.0f));
       pairs[half][e] += own_step[e / 2] * (product[half][e] * between);
       weighted[e] = score[e] * between;
       product[half][e] *= weighted[e];
@@ -224,8 +224,8 @@ __global__ __launch_bounds__(kThreads,
     const float* step = reinterpret_cast<const float*>(here + S::kStep);
     float passing = 0;
     if (passes(decay_ahead[0]))
-      passing = exp2_fast(decay_ahead[0]) *
-                warp_sum(share_of_dot<kN>(here + S::kState, here + S::kBefore));
+      passing =
+          exp2_of(decay_ahead[0]) * warp_sum(share_of_dot<kN>(here + S::kState, here + S::kBefore));
     if (lane == 0) passing_sums[n % 2][warp] = passing;
     decay_ahead[0] = decay_ahead[1], decay_ahead[1] = last_decay(n + 2);
     const float d = static_cast<const float*>(c.of.d)[at.first_head + n];
@@ -271,7 +271,7 @@ __global__ __launch_bounds__(kThreads,
     float leave[2], weights[2], to_state[2];
 #pragma unroll
     for (int down = 0; down < 2; ++down) {
-      leave[down] = in_last[down] ? exp2_fast(decay[kC - 1] - own_decay[down]) : 0.0f;
+      leave[down] = in_last[down] ? exp2_of(decay[kC - 1] - own_decay[down]) : 0.0f;
       weights[down] = leave[down] * own_step[down];
     }
     through_state<kN>(sums, out, x, to_state, b_at, x_lane + block * Rows::at(16, 0),

@@ -1,0 +1,195 @@
+#include "tests/emulator/emulator.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <random>
+#include <vector>
+
+namespace ceiling::emulator {
+
+namespace {
+
+constexpr size_t kStack = 256 << 10;
+constexpr int kWarp = 32;
+constexpr size_t kMostShared = 228 << 10;
+alignas(1024) unsigned char g_dynamic[kMostShared];
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+};
+
+struct Fiber {
+  Thread thread;
+  ucontext_t context;
+  std::vector<unsigned char> stack = std::vector<unsigned char>(kStack);
+  bool done = false;
+  std::deque<std::vector<Copy>> committed;
+  std::vector<Copy> open;
+};
+
+// What waits for a set of threads: the block at a barrier, the lanes of a warp at an exchange.
+struct Meeting {
+  int arrived = 0, round = 0;
+};
+struct Warp {
+  uint32_t arrived = 0;
+  int round = 0;
+  Given giving[kWarp], given[kWarp];
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  Meeting barrier;
+  int done = 0;
+  uint64_t progress = 0;  // grows whenever a meeting ends or a thread is done
+  const std::function<void()>* kernel = nullptr;
+  ucontext_t scheduler;
+  Fiber* running = nullptr;
+};
+Block g_block;
+
+void yield() { swapcontext(&g_block.running->context, &g_block.scheduler); }
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "emulator: %s\n", what);
+  std::abort();
+}
+
+void end_barrier_if_all_are_there() {
+  Meeting& barrier = g_block.barrier;
+  if (barrier.arrived == 0 ||
+      barrier.arrived + g_block.done < static_cast<int>(g_block.fibers.size()))
+    return;
+  barrier.arrived = 0;
+  ++barrier.round;
+  ++g_block.progress;
+}
+
+void enter() {
+  (*g_block.kernel)();
+  g_block.running->done = true;
+  ++g_block.done;
+  ++g_block.progress;
+  end_barrier_if_all_are_there();
+  yield();
+}
+
+void run_block(dim3 grid, dim3 size, uint3 block, std::mt19937& chance) {
+  std::memset(g_dynamic, 0xff, sizeof g_dynamic);
+  g_block.done = 0;
+  g_block.barrier = {};
+  int index = 0;
+  for (Fiber& fiber : g_block.fibers) {
+    const auto i = static_cast<unsigned>(index);
+    fiber.thread = {
+        {i % size.x, i / size.x % size.y, i / size.x / size.y}, block, size, grid, index % kWarp};
+    fiber.done = false;
+    fiber.committed.clear();
+    fiber.open.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+    ++index;
+  }
+  for (Warp& warp : g_block.warps) warp.arrived = 0;
+  std::vector<size_t> order(g_block.fibers.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  while (g_block.done < static_cast<int>(g_block.fibers.size())) {
+    const uint64_t before = g_block.progress;
+    std::shuffle(order.begin(), order.end(), chance);
+    for (const size_t i : order) {
+      if (g_block.fibers[i].done) continue;
+      g_block.running = &g_block.fibers[i];
+      swapcontext(&g_block.scheduler, &g_block.running->context);
+    }
+    if (g_block.progress == before) fail("threads wait for others that never come");
+  }
+}
+
+}  // namespace
+
+const Thread& self() { return g_block.running->thread; }
+
+void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock(one_at_a_time);
+  if (shared_bytes > kMostShared) fail("more shared memory than a block may have");
+  const size_t threads = size_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > 1024 || threads % kWarp != 0) fail("a block of broken warps");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535)
+    fail("a grid that no device launches");
+  g_block.fibers.resize(threads);
+  g_block.warps.resize(threads / kWarp);
+  g_block.kernel = &kernel;
+  std::mt19937 chance(5);
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) run_block(grid, block, {x, y, z}, chance);
+}
+
+void* dynamic_shared() { return g_dynamic; }
+
+void block_barrier() {
+  Meeting& barrier = g_block.barrier;
+  const int round = barrier.round;
+  ++barrier.arrived;
+  end_barrier_if_all_are_there();
+  while (barrier.round == round) yield();
+}
+
+const Given* exchange(uint32_t mask, const void* mine, size_t bytes) {
+  const size_t thread = static_cast<size_t>(g_block.running - g_block.fibers.data());
+  Warp& warp = g_block.warps[thread / kWarp];
+  const int lane = static_cast<int>(thread % kWarp);
+  if (!(mask >> lane & 1u)) fail("a lane that is not of its own mask");
+  std::memcpy(warp.giving[lane].bytes, mine, bytes);
+  warp.arrived |= 1u << lane;
+  const int round = warp.round;
+  if ((warp.arrived & mask) == mask) {
+    std::memcpy(warp.given, warp.giving, sizeof warp.given);
+    warp.arrived &= ~mask;
+    ++warp.round;
+    ++g_block.progress;
+  } else {
+    while (warp.round == round) yield();
+  }
+  return warp.given;
+}
+
+// All of it lies in this program's static memory, at most 2 GB around the pool.
+uint32_t address_of(const void* shared) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(shared) - g_dynamic + (1ll << 31));
+}
+void* at_address(uint32_t address) { return g_dynamic + (int64_t{address} - (1ll << 31)); }
+
+void copy_later(void* to, const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % static_cast<uintptr_t>(bytes) != 0 ||
+      reinterpret_cast<uintptr_t>(from) % static_cast<uintptr_t>(bytes) != 0)
+    fail("an asynchronous copy between whole pieces");
+  g_block.running->open.push_back({to, from, bytes});
+}
+void commit_copies() {
+  Fiber& fiber = *g_block.running;
+  fiber.committed.push_back(std::move(fiber.open));
+  fiber.open.clear();
+}
+void wait_copies(int left) {
+  auto& committed = g_block.running->committed;
+  for (; committed.size() > static_cast<size_t>(left); committed.pop_front())
+    for (const Copy& copy : committed.front())
+      if (copy.from)
+        std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+      else
+        std::memset(copy.to, 0, static_cast<size_t>(copy.bytes));
+}
+
+}  // namespace ceiling::emulator
