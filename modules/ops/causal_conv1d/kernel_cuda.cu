@@ -8,8 +8,11 @@
 //   the token that reads it last has passed; W of them are under way in registers. Weight gradients
 //   are summed by a thread over its tokens, then over the warps of its block in order; the host
 //   adds up the blocks.
+//   Batches in which no document starts or has just started are worked on without looking for that:
+//   with it the instructions would take longer than the memory.
 // Limits: channels that are no multiple of a pack, and rows that begin between such multiples, take
 //   one channel per thread.
+#include <cstdint>
 #include <type_traits>
 
 #include "modules/ops/causal_conv1d/cuda.h"
@@ -36,6 +39,7 @@ struct Piece {
   const CausalConv1dParams& p;
   int64_t time_block, b, channel, first, end;
   bool present;
+  uint64_t start_bits = 0;  // bit i: a document starts at token first + i; equal in a warp
 
   __device__ explicit Piece(const CausalConv1dParams& params) : p(params) {
     const int64_t channel_blocks = (p.channels + kWarp * N - 1) / (kWarp * N);
@@ -46,13 +50,24 @@ struct Piece {
     first = time_block % per_row * kConvGpuTokens + threadIdx.x / kWarp * kSteps;
     end = min(first + kSteps, p.seq_len);
     present = channel < p.channels && first < p.seq_len;
+    static_assert(kSteps == 2 * kWarp, "two tokens a lane");
+#pragma unroll
+    for (int half = 0; p.start && half < 2; ++half) {
+      const int64_t t = first + half * kWarp + threadIdx.x % kWarp;
+      const unsigned some = __ballot_sync(0xffffffffu, t < end && starts(t));
+      start_bits |= uint64_t{some} << (half * kWarp);
+    }
+  }
+  // Of the batch at token t: all of it belongs to this piece, and no document starts in it.
+  __device__ bool one_document(int64_t t) const {
+    return t + kBatch <= end && (start_bits >> (t - first) & ((1u << kBatch) - 1)) == 0;
   }
   __device__ bool starts(int64_t t) const { return p.start && p.start[b * p.seq_len + t]; }
   __device__ void read(const void* from, int64_t row, float (&to)[N]) const {
     load<N>(static_cast<const T*>(from) + row * p.channels + channel, to);
   }
-  __device__ void write(void* to, int64_t row, const float (&from)[N]) const {
-    store<N>(static_cast<T*>(to) + row * p.channels + channel, from);
+  __device__ T* at(void* to, int64_t row) const {
+    return static_cast<T*>(to) + row * p.channels + channel;
   }
   __device__ const T* x_rows() const {
     return static_cast<const T*>(p.x) + b * p.x_batch_stride + first * p.x_time_stride + channel;
@@ -84,31 +99,27 @@ class Stream {
   // Batch n, n = 0, 1, ... in turn; into the place of batch n - kPlaces, which is used up.
   __device__ void ask(int n) {
     if constexpr (kAsync) {
+      const int left = rows_ - n * kBatch;
 #pragma unroll
       for (int j = 0; j < kBatch; ++j)
-        if (n * kBatch + j < rows_)
+        if (j < left)
           copy_async<sizeof(Pack<T, N>)>(shared_address(&room_[n % kPlaces][j][threadIdx.x]),
                                          from_ + j * row_stride_);
       from_ += kBatch * row_stride_;
     }
   }
-  // Batch n, which has arrived; rows that do not exist are undefined.
-  __device__ void take(int n, float (&to)[kBatch][N]) {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      if constexpr (kAsync) {
-        load<N>(room_[n % kPlaces][j][threadIdx.x].at, to[j]);
-      } else if (n * kBatch + j < rows_) {
-        load<N>(from_ + j * row_stride_, to[j]);
-      }
-    }
-    if (!kAsync) from_ += kBatch * row_stride_;
+  // Row j of batch n, which has arrived; undefined if there is no such row.
+  __device__ void take(int n, int j, float (&to)[N]) const {
+    if constexpr (kAsync)
+      load<N>(room_[n % kPlaces][j][threadIdx.x].at, to);
+    else if (n * kBatch + j < rows_)
+      load<N>(from_ + (n * kBatch + j) * row_stride_, to);
   }
 
  private:
   static constexpr bool kAsync = sizeof(Pack<T, N>) >= 4;  // the smallest asynchronous copy
   Room& room_;
-  const T* from_;
+  const T* from_;  // the batch to ask for next; without asynchronous copies the first
   int64_t row_stride_;
   int rows_;
 };
@@ -133,6 +144,7 @@ template <int W, int N>
 struct Window {
   float at[W - 1][N] = {};
   int seen = W - 1;  // how many of them belong to the document; those of the state do
+  __device__ void see() { seen = min(seen + 1, W - 1); }
 
   template <class T>
   __device__ explicit Window(const Piece<T, W, N>& piece) {
@@ -142,7 +154,7 @@ struct Window {
       if (t >= 0 && piece.starts(t)) clear();
       float x[N];
       piece.input(t, x);
-      push(x);
+      push(x), see();
     }
   }
   __device__ void clear() {
@@ -153,7 +165,6 @@ struct Window {
       for (int i = 0; i < N; ++i) at[j][i] = 0;
   }
   __device__ void push(const float (&x)[N]) {
-    seen = min(seen + 1, W - 1);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
 #pragma unroll
@@ -169,7 +180,7 @@ struct Window {
   }
 };
 
-template <class T, int W, int N>
+template <class T, int W, int N, bool kSilu>
 __global__ __launch_bounds__(kThreads, 6) void forward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
   if (!piece.present) return;
@@ -179,37 +190,82 @@ __global__ __launch_bounds__(kThreads, 6) void forward_kernel(const CausalConv1d
   for (int n = 0; n < kAhead; ++n) xs.ask(n), commit_copies();
   const Weights<W, N> weights(p, piece.channel);
   Window<W, N> window(piece);
+  T* to = piece.at(p.y, piece.b * p.seq_len + piece.first);
+  const auto pass = [&](int n, int j) {
+    float x[N], y[N];
+    xs.take(n, j, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float sum = window.sum(weights, x, i);
+      y[i] = kSilu ? sum * sigmoid(sum) : sum;
+    }
+    store<N>(to, y);
+    to += p.channels;
+    window.push(x);
+  };
   int n = 0;
   for (int64_t t = piece.first; t < piece.end; t += kBatch, ++n) {
-    float x[kBatch][N];
     wait_copies<kAhead - 1>();
-    xs.take(n, x);
     xs.ask(n + kAhead);
     commit_copies();
+    if (piece.one_document(t)) {
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      if (t + j >= piece.end) break;
+      for (int j = 0; j < kBatch; ++j) pass(n, j);
+      continue;
+    }
+    for (int j = 0; j < kBatch && t + j < piece.end; ++j) {
       if (piece.starts(t + j)) window.clear();
-      float y[N];
-#pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const float sum = window.sum(weights, x[j], i);
-        y[i] = p.silu ? sum * sigmoid(sum) : sum;
-      }
-      piece.write(p.y, piece.b * p.seq_len + t + j, y);
-      window.push(x[j]);
+      pass(n, j);
     }
   }
   if (piece.end < p.seq_len) return;
 #pragma unroll
-  for (int j = 0; j < W - 1; ++j) piece.write(p.state_out, piece.b * (W - 1) + j, window.at[j]);
+  for (int j = 0; j < W - 1; ++j)
+    store<N>(piece.at(p.state_out, piece.b * (W - 1) + j), window.at[j]);
 }
 
-// Gradients of inputs t - (W - 1) .. t while token t is passed, and of the weights.
-template <class T, int W, int N>
+// What a thread of the backward pass has under way: gradients of the inputs t - (W - 1) .. t while
+// it passes token t, and of the weights.
+template <int W, int N, bool kSilu>
+struct Gradients {
+  float input[W][N] = {}, weight[W + 1][N] = {};
+
+  // Through token t, of which x and dy are. The first of the window's inputs that it sees is
+  // number `unseen`; `mine`: its share of the weights' gradients belongs to this thread.
+  __device__ void through(const Weights<W, N>& w, const Window<W, N>& window, const float (&x)[N],
+                          const float (&dy)[N], int unseen, bool mine) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      float d = dy[i];
+      if (kSilu) {
+        const float sum = window.sum(w, x, i), s = sigmoid(sum);
+        d *= s * (1.0f + sum * (1.0f - s));
+      }
+#pragma unroll
+      for (int k = 0; k < W; ++k)
+        if (k >= unseen) input[k][i] += w.tap[k][i] * d;
+      if (!mine) continue;
+#pragma unroll
+      for (int k = 0; k < W - 1; ++k) weight[k][i] += d * window.at[k][i];
+      weight[W - 1][i] += d * x[i];
+      weight[W][i] += d;
+    }
+  }
+  // On to the next token: no later one reads the first of the inputs.
+  __device__ void move() {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+#pragma unroll
+      for (int k = 0; k < W - 1; ++k) input[k][i] = input[k + 1][i];
+      input[W - 1][i] = 0;
+    }
+  }
+};
+
+template <class T, int W, int N, bool kSilu>
 __global__ __launch_bounds__(kThreads, 4) void backward_kernel(const CausalConv1dParams p) {
   const Piece<T, W, N> piece(p);
-  float dweight[W + 1][N] = {};
+  Gradients<W, N, kSilu> gradients;
   __shared__ typename Stream<T, N>::Room room[2];
   if (piece.present) {
     const int64_t last = piece.end + W - 1, until = min(last, p.seq_len);
@@ -219,62 +275,55 @@ __global__ __launch_bounds__(kThreads, 4) void backward_kernel(const CausalConv1
     for (int n = 0; n < kAhead; ++n) xs.ask(n), dys.ask(n), commit_copies();
     const Weights<W, N> weights(p, piece.channel);
     Window<W, N> window(piece);
-    int seen = window.seen;  // earlier tokens that the present one sees
-    float dx[W][N] = {};
+    T* to = piece.at(p.dx, piece.b * p.seq_len + piece.first - (W - 1));
+    // Token t, with care for all that can be.
+    const auto pass = [&](int64_t t, int n, int j) {
+      if (t < p.seq_len) {
+        if (piece.starts(t)) window.clear();
+        float x[N], dy[N];
+        xs.take(n, j, x), dys.take(n, j, dy);
+        gradients.through(weights, window, x, dy, W - 1 - window.seen, t < piece.end);
+        window.push(x);
+      }
+      const int64_t s = t - (W - 1);  // no later token reads input s
+      if (s >= piece.first || (s < 0 && piece.first == 0)) {
+        // The state that is left holds the inputs of the last document alone.
+        const int64_t age = p.seq_len - 1 - s;
+        if (p.dstate_out && age < W - 1 && age <= window.seen) {
+          float kept[N];
+          piece.read(p.dstate_out, piece.b * (W - 1) + W - 2 - age, kept);
+#pragma unroll
+          for (int i = 0; i < N; ++i) gradients.input[0][i] += kept[i];
+        }
+        if (s >= 0)
+          store<N>(to, gradients.input[0]);
+        else if (p.dstate)
+          store<N>(piece.at(p.dstate, piece.b * (W - 1) + s + W - 1), gradients.input[0]);
+      }
+      to += p.channels;
+      gradients.move();
+      if (t + 1 < p.seq_len) window.see();
+    };
     int n = 0;
     for (int64_t t = piece.first; t < last; t += kBatch, ++n) {
-      float x[kBatch][N], dy[kBatch][N];
       wait_copies<kAhead - 1>();
-      xs.take(n, x), dys.take(n, dy);
       xs.ask(n + kAhead), dys.ask(n + kAhead);
       commit_copies();
+      if (t > 0 && window.seen == W - 1 && piece.one_document(t)) {
+        const bool first = t == piece.first;  // then s is an earlier piece's until j = W - 1
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if (t + j >= last) break;
-        if (t + j < p.seq_len) {
-          if (piece.starts(t + j)) window.clear();
-          seen = window.seen;
-          const bool mine = t + j < piece.end;
-#pragma unroll
-          for (int i = 0; i < N; ++i) {
-            float d = dy[j][i];
-            if (p.silu) {
-              const float sum = window.sum(weights, x[j], i), s = sigmoid(sum);
-              d *= s * (1.0f + sum * (1.0f - s));
-            }
-#pragma unroll
-            for (int k = 0; k < W; ++k)
-              if (W - 1 - k <= seen) dx[k][i] += weights.tap[k][i] * d;
-            if (!mine) continue;
-#pragma unroll
-            for (int k = 0; k < W - 1; ++k) dweight[k][i] += d * window.at[k][i];
-            dweight[W - 1][i] += d * x[j][i];
-            dweight[W][i] += d;
-          }
-          window.push(x[j]);
+        for (int j = 0; j < kBatch; ++j) {
+          float x[N], dy[N];
+          xs.take(n, j, x), dys.take(n, j, dy);
+          gradients.through(weights, window, x, dy, 0, true);
+          window.push(x);
+          if (j >= W - 1 || !first) store<N>(to, gradients.input[0]);
+          to += p.channels;
+          gradients.move();
         }
-        // No later token reads input s.
-        const int64_t s = t + j - (W - 1);
-        if (s >= piece.first || (s < 0 && piece.first == 0)) {
-          const int64_t age = p.seq_len - 1 - s;
-          if (p.dstate_out && age < W - 1 && age <= seen) {
-            float kept[N];
-            piece.read(p.dstate_out, piece.b * (W - 1) + W - 2 - age, kept);
-#pragma unroll
-            for (int i = 0; i < N; ++i) dx[0][i] += kept[i];
-          }
-          if (s >= 0)
-            piece.write(p.dx, piece.b * p.seq_len + s, dx[0]);
-          else if (p.dstate)
-            piece.write(p.dstate, piece.b * (W - 1) + s + W - 1, dx[0]);
-        }
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-#pragma unroll
-          for (int k = 0; k < W - 1; ++k) dx[k][i] = dx[k + 1][i];
-          dx[W - 1][i] = 0;
-        }
+        continue;
       }
+      for (int j = 0; j < kBatch && t + j < last; ++j) pass(t + j, n, j);
     }
   }
   __shared__ float totals[W + 1][N][kWarp];
@@ -285,7 +334,7 @@ __global__ __launch_bounds__(kThreads, 4) void backward_kernel(const CausalConv1
       for (int k = 0; k <= W; ++k)
 #pragma unroll
         for (int i = 0; i < N; ++i)
-          totals[k][i][lane] = turn == 0 ? dweight[k][i] : totals[k][i][lane] + dweight[k][i];
+          totals[k][i][lane] = (turn == 0 ? 0.0f : totals[k][i][lane]) + gradients.weight[k][i];
     __syncthreads();
   }
   if (warp != 0 || piece.channel >= p.channels) return;
@@ -304,11 +353,20 @@ bool whole(const CausalConv1dParams& p, int64_t n) {
   return p.channels % n == 0 && p.x_time_stride % n == 0 && p.x_batch_stride % n == 0;
 }
 
+// body(type, width, silu) with constants for them.
 template <class Body>
-void with_width(int64_t width, const Body& body) {
-  if (width == 2) return body(std::integral_constant<int, 2>());
-  if (width == 3) return body(std::integral_constant<int, 3>());
-  return body(std::integral_constant<int, 4>());
+void with_kind(const CausalConv1dParams& p, const Body& body) {
+  with_type(p.type, [&](auto type) {
+    const auto with_width = [&](auto width) {
+      if (p.silu)
+        body(type, width, std::true_type());
+      else
+        body(type, width, std::false_type());
+    };
+    if (p.width == 2) return with_width(std::integral_constant<int, 2>());
+    if (p.width == 3) return with_width(std::integral_constant<int, 3>());
+    return with_width(std::integral_constant<int, 4>());
+  });
 }
 
 unsigned blocks_for(const CausalConv1dParams& p, int64_t n) {
@@ -319,31 +377,29 @@ unsigned blocks_for(const CausalConv1dParams& p, int64_t n) {
 
 void launch_forward(const CausalConv1dParams& p, void* stream) {
   if (p.batch == 0 || p.channels == 0) return;
-  with_type(p.type, [&](auto type) {
-    with_width(p.width, [&](auto width) {
-      using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = 8 / sizeof(T);
-      const auto on = static_cast<cudaStream_t>(stream);
-      if (whole(p, kN))
-        forward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
-      else
-        forward_kernel<T, kW, 1><<<blocks_for(p, 1), kThreads, 0, on>>>(p);
-    });
+  with_kind(p, [&](auto type, auto width, auto silu) {
+    using T = typename decltype(type)::type;
+    constexpr int kW = decltype(width)::value, kN = 8 / sizeof(T);
+    constexpr bool kSilu = decltype(silu)::value;
+    const auto on = static_cast<cudaStream_t>(stream);
+    if (whole(p, kN))
+      forward_kernel<T, kW, kN, kSilu><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
+    else
+      forward_kernel<T, kW, 1, kSilu><<<blocks_for(p, 1), kThreads, 0, on>>>(p);
   });
 }
 
 void launch_backward(const CausalConv1dParams& p, void* stream) {
   if (p.batch == 0 || p.channels == 0) return;
-  with_type(p.type, [&](auto type) {
-    with_width(p.width, [&](auto width) {
-      using T = typename decltype(type)::type;
-      constexpr int kW = decltype(width)::value, kN = 8 / sizeof(T);
-      const auto on = static_cast<cudaStream_t>(stream);
-      if (whole(p, kN))
-        backward_kernel<T, kW, kN><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
-      else
-        backward_kernel<T, kW, 1><<<blocks_for(p, 1), kThreads, 0, on>>>(p);
-    });
+  with_kind(p, [&](auto type, auto width, auto silu) {
+    using T = typename decltype(type)::type;
+    constexpr int kW = decltype(width)::value, kN = 8 / sizeof(T);
+    constexpr bool kSilu = decltype(silu)::value;
+    const auto on = static_cast<cudaStream_t>(stream);
+    if (whole(p, kN))
+      backward_kernel<T, kW, kN, kSilu><<<blocks_for(p, kN), kThreads, 0, on>>>(p);
+    else
+      backward_kernel<T, kW, 1, kSilu><<<blocks_for(p, 1), kThreads, 0, on>>>(p);
   });
 }
 
