@@ -34,10 +34,11 @@ foreach(source ${op_sources})
   endif()
 endforeach()
 
-add_library(emulated_kernels OBJECT ${emulated_kernels} ${translated_headers} tests/emulator/emulator.cpp)
+add_library(emulated_kernels OBJECT ${emulated_kernels} ${translated_headers} tests/emulator/emulator.cpp
+  tests/emulator/self_test.cpp)
 target_include_directories(emulated_kernels BEFORE PRIVATE ${emulated_folder})
 target_include_directories(emulated_kernels SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-target_compile_options(emulated_kernels PRIVATE -O1 -g0 -w -include tests/emulator/emulator.h)
+target_compile_options(emulated_kernels PRIVATE -O2 -g1 -w -fsanitize=address,alignment -fno-sanitize-recover=all -include tests/emulator/emulator.h)
 
 add_library(emulated_ops OBJECT ${emulated_ops})
 target_link_libraries(emulated_ops PRIVATE base ceiling::torch)
@@ -55,3 +56,4 @@ list(JOIN replaced "|" replaced)
 add_executable(ceiling_tests_emulator tests/emulator/emulator_test.cpp $<FILTER:$<TARGET_OBJECTS:modules>,EXCLUDE,${replaced}>
   $<TARGET_OBJECTS:emulated_kernels> $<TARGET_OBJECTS:emulated_ops>)
 target_link_libraries(ceiling_tests_emulator PRIVATE base cpu_kernels ceiling::torch GTest::gtest GTest::gtest_main ${CMAKE_DL_LIBS})
+target_link_options(ceiling_tests_emulator PRIVATE -fsanitize=address,undefined)

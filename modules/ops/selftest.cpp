@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
@@ -56,6 +57,14 @@ at::Tensor SelftestReport::random(at::IntArrayRef shape) {
   return at::randn(shape, at::Generator(at::detail::createCPUGenerator(++n_random_)), at::kDouble);
 }
 
+// In `dtype` on the device; numbers that are not floating-point keep theirs.
+at::Tensor SelftestReport::placed(const at::Tensor& x, at::ScalarType dtype) const {
+  const at::Tensor there = x.to(device_, x.is_floating_point() ? dtype : x.scalar_type());
+  if (!shifted_) return there;
+  const at::Tensor room = at::empty({there.numel() + 1}, there.options());
+  return room.narrow(0, 1, there.numel()).view(there.sizes()).copy_(there);
+}
+
 void SelftestReport::compare(const std::string& op_name, const std::string& shape,
                              const Tensors& got, const Tensors& want, double bound) {
   SelftestRow row{op_name, shape, 0, bound};
@@ -78,14 +87,14 @@ void SelftestReport::differentiable(const std::string& op_name, const std::strin
   Tensors there, here, weights_here;
   std::vector<Parameter> parameters;
   for (const at::Tensor& input : inputs) {
-    there.push_back(leaf(input.is_floating_point() ? input.to(device_, dtype) : input.to(device_)));
+    there.push_back(leaf(placed(input, dtype)));
     here.push_back(
         leaf(input.is_floating_point() ? there.back().detach().to(at::kCPU, at::kDouble) : input));
   }
   for (const at::Tensor& weight : weights) {
     Parameter parameter;
     parameter.name = "weight", parameter.shape = weight.sizes().vec();
-    parameter.value = weight.to(device_, dtype).requires_grad_();
+    parameter.value = placed(weight, dtype).requires_grad_();
     parameter.grad =
         at::zeros(weight.sizes(), at::TensorOptions().dtype(at::kFloat).device(device_));
     weights_here.push_back(leaf(parameter.value.detach().to(at::kCPU, at::kDouble)));
@@ -101,7 +110,7 @@ void SelftestReport::differentiable(const std::string& op_name, const std::strin
     cotangents_here.push_back(cotangent.detach());
   }
   for (size_t i = 0; i < got.size(); ++i)
-    cotangents.push_back(cotangents_here[i].to(got[i].options().requires_grad(false)));
+    cotangents.push_back(placed(cotangents_here[i], got[i].scalar_type()));
   const Tensors got_grads = input_gradients(got, cotangents, there),
                 want_grads = input_gradients(want, cotangents_here, here);
   for (at::Tensor* tensor = got.data(); tensor != got.data() + got.size(); ++tensor)

@@ -23,7 +23,9 @@ class SelftestReport {
   using Op = std::function<Tensors(const Tensors& inputs, const std::vector<Parameter>& weights)>;
   using Reference = std::function<Tensors(const Tensors& inputs, const Tensors& weights)>;
 
-  explicit SelftestReport(at::Device device) : device_(device) {}
+  // `shifted`: inputs and weights on the device begin one element after a whole piece of 16 bytes.
+  explicit SelftestReport(at::Device device, bool shifted = false)
+      : device_(device), shifted_(shifted) {}
   at::Device device() const { return device_; }
   // Standard normal float64 numbers on the CPU, the same in every run.
   at::Tensor random(at::IntArrayRef shape);
@@ -37,7 +39,10 @@ class SelftestReport {
   const std::vector<SelftestRow>& rows() const { return rows_; }
 
  private:
+  at::Tensor placed(const at::Tensor& x, at::ScalarType dtype) const;
+
   at::Device device_;
+  bool shifted_;
   uint64_t n_random_ = 0;
   std::vector<SelftestRow> rows_;
 };

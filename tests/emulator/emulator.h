@@ -4,10 +4,10 @@
 // instructions. But a wrong index, a missing barrier, a copy that is not waited for, a document's
 // start or a short tile forgotten all show.
 //
-// Every thread of a block is a fiber; blocks run one after another. Which fiber goes on at a
-// barrier is chosen at random (the same way in every run), so that results do not depend on a lucky
-// order. Asynchronous copies happen as late as they may: when they are waited for. Shared memory
-// asked for at a launch starts as not-a-number.
+// Every thread of a block is a fiber; blocks run one after another. Which fiber goes on at a barrier is chosen at random
+// (the same way in every run), so that results do not depend on a lucky order. Asynchronous copies happen as late as they
+// may: when they are waited for. Shared memory asked for at a launch starts as not-a-number. Kernels are compiled with the
+// address sanitizer: an index beyond the end and a vector between whole pieces end the test with a line.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>

@@ -63,13 +63,15 @@ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
   const auto* all = emulator::exchange(0xffffffffu, mine);
   const auto wide = [](uint16_t x) { return __uint_as_float(static_cast<uint32_t>(x) << 16); };
   const int lane = emulator::self().lane, g = lane / 4, t = lane % 4;
-  for (int half = 0; half < 2; ++half)    // rows g and g + 8
-    for (int side = 0; side < 2; ++side)  // columns 2 t and 2 t + 1
-      for (int k = 0; k < 16; ++k) {
-        const auto left = emulator::given<Fragments>(all, 4 * g + k % 8 / 2);
-        const auto right = emulator::given<Fragments>(all, 4 * (2 * t + side) + k % 8 / 2);
-        c[2 * half + side] += wide(left.a[k / 8 * 2 + half][k % 2]) * wide(right.b[k / 8][k % 2]);
-      }
+  const auto of_lane = [&](int of) -> const Fragments& {
+    return *reinterpret_cast<const Fragments*>(all[of].bytes);
+  };
+  for (int k = 0; k < 16; ++k)
+    for (int side = 0; side < 2; ++side) {  // columns 2 t and 2 t + 1
+      const float right = wide(of_lane(4 * (2 * t + side) + k % 8 / 2).b[k / 8][k % 2]);
+      for (int half = 0; half < 2; ++half)  // rows g and g + 8
+        c[2 * half + side] += wide(of_lane(4 * g + k % 8 / 2).a[k / 8 * 2 + half][k % 2]) * right;
+    }
 }
 
 }  // namespace ceiling::gpu

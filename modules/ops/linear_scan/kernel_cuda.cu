@@ -358,8 +358,8 @@ __global__ __launch_bounds__(kThreads, 2) void effect_kernel(
     if (kBackward) place.read(p.dh, at, dh);
     with_tile(place, at, place.starts(at), [&](const auto& tile) {
       Effect<N> own = no_effect<N>();
-      float kept[kSteps][N];
       if constexpr (kBackward) {
+        float kept[kSteps][N];
         own = effect_backward<G, T, N>(gates, tile, in, dh, kept);
       } else {
 #pragma unroll
