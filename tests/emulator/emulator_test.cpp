@@ -33,7 +33,7 @@ TEST_P(EmulatorTest, AlsoWhereTensorsBeginAnywhere) { expect_agreement(GetParam(
 
 INSTANTIATE_TEST_SUITE_P(Ops, EmulatorTest,
                          ::testing::Values("adamw", "causal_conv1d", "embedding", "gated",
-                                           "gated_rms_norm", "head_norm_gate",
+                                           "gated_rms_norm", "head_norm_gate", "layer_norm",
                                            "linear_cross_entropy", "linear_scan", "retention",
                                            "rms_norm", "rotary", "ssd"),
                          [](const auto& test) { return std::string(test.param); });

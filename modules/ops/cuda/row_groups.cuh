@@ -1,6 +1,7 @@
 // For kernel_cuda.cu files of norms: rows that stay in registers between the sum over them and its
 // use, and weight gradients as partial sums that are added in a fixed order.
 #pragma once
+#include <algorithm>
 #include <cstring>
 
 #include "modules/ops/cuda/vector.cuh"
@@ -115,6 +116,29 @@ struct RowGroup {
       if (column(p) < dim) store<kWidth>(partial + column(p), sums[p]);
   }
 };
+
+// Calls body(RowGroup) for rows of `dim` elements; false if they are too wide or do not divide into
+// packs.
+template <class T, class Body>
+bool with_row_group(int64_t dim, const Body& body) {
+  if (dim % kPack<T> != 0) return false;
+  const int64_t packs = dim / kPack<T>;
+  if (packs <= 32) return body(RowGroup<T, 32, 1>()), true;
+  if (packs <= 64) return body(RowGroup<T, 32, 2>()), true;
+  if (packs <= 96) return body(RowGroup<T, 32, 3>()), true;
+  if (packs <= 128) return body(RowGroup<T, 32, 4>()), true;
+  if (packs <= 256) return body(RowGroup<T, 128, 2>()), true;
+  if (packs <= 512) return body(RowGroup<T, 256, 2>()), true;
+  if (packs <= 1024) return body(RowGroup<T, 256, 4>()), true;
+  if (packs <= 2048) return body(RowGroup<T, 256, 8>()), true;
+  return false;
+}
+
+// Blocks for all rows, `each` at a time, but at most `most`: by default far more than run at a
+// time.
+inline unsigned row_blocks(int64_t rows, int64_t each, int64_t most = 1 << 20) {
+  return static_cast<unsigned>(std::min((rows + each - 1) / each, most));
+}
 
 // into [dim] += the sum of partial [n, dim] over its rows.
 template <int kLines>

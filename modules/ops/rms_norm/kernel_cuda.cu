@@ -167,30 +167,6 @@ __global__ __launch_bounds__(kRowThreads) void plain_backward_kernel(const RmsNo
   }
 }
 
-// Calls body(RowGroup) for rows of `dim` elements; false if they are too wide or do not divide into
-// packs.
-template <class T, class Body>
-bool with_group(int64_t dim, const Body& body) {
-  if (dim % kPack<T> != 0) return false;
-  const int64_t packs = dim / kPack<T>;
-  if (packs <= 32) return body(RowGroup<T, 32, 1>()), true;
-  if (packs <= 64) return body(RowGroup<T, 32, 2>()), true;
-  if (packs <= 96) return body(RowGroup<T, 32, 3>()), true;
-  if (packs <= 128) return body(RowGroup<T, 32, 4>()), true;
-  if (packs <= 256) return body(RowGroup<T, 128, 2>()), true;
-  if (packs <= 512) return body(RowGroup<T, 256, 2>()), true;
-  if (packs <= 1024) return body(RowGroup<T, 256, 4>()), true;
-  if (packs <= 2048) return body(RowGroup<T, 256, 8>()), true;
-  return false;
-}
-
-// Blocks for all rows, `rows` at a time, but at most `most`.
-unsigned blocks_for(const RmsNormParams& p, int64_t rows, int64_t most) {
-  return static_cast<unsigned>(std::min((p.rows + rows - 1) / rows, most));
-}
-
-constexpr int64_t kMostBlocks = 1 << 20;  // of a forward pass; far more than run at a time
-
 void launch_forward(const RmsNormParams& p, void* opaque_stream) {
   if (p.rows == 0) return;
   const auto stream = static_cast<cudaStream_t>(opaque_stream);
@@ -198,13 +174,12 @@ void launch_forward(const RmsNormParams& p, void* opaque_stream) {
     using T = typename decltype(tag)::type;
     const auto in_registers = [&](auto group) {
       using Group = decltype(group);
-      forward_kernel<Group>
-          <<<blocks_for(p, Group::kRows, kMostBlocks), kRowThreads, 0, stream>>>(p);
+      forward_kernel<Group><<<row_blocks(p.rows, Group::kRows), kRowThreads, 0, stream>>>(p);
     };
     if (aligned16(p.x) && aligned16(p.residual) && aligned16(p.sum) && aligned16(p.weight) &&
-        aligned16(p.y) && with_group<T>(p.dim, in_registers))
+        aligned16(p.y) && with_row_group<T>(p.dim, in_registers))
       return;
-    plain_forward_kernel<T><<<blocks_for(p, 1, kMostBlocks), kRowThreads, 0, stream>>>(p);
+    plain_forward_kernel<T><<<row_blocks(p.rows, 1), kRowThreads, 0, stream>>>(p);
   });
 }
 
@@ -213,15 +188,16 @@ void launch_backward(const RmsNormParams& p, void* opaque_stream) {
   const auto stream = static_cast<cudaStream_t>(opaque_stream);
   with_type(p.type, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    unsigned blocks = blocks_for(p, 1, p.partials);
+    unsigned blocks = row_blocks(p.rows, 1, p.partials);
     const auto in_registers = [&](auto group) {
       using Group = decltype(group);
-      blocks = blocks_for(p, Group::kRows, std::min<int64_t>(kResident<Group> * kSms, p.partials));
+      blocks =
+          row_blocks(p.rows, Group::kRows, std::min<int64_t>(kResident<Group> * kSms, p.partials));
       backward_kernel<Group><<<blocks, kRowThreads, 0, stream>>>(p);
     };
     const bool aligned = aligned16(p.x) && aligned16(p.weight) && aligned16(p.dy) &&
                          aligned16(p.dsum) && aligned16(p.dx);
-    if (!aligned || !with_group<T>(p.dim, in_registers))
+    if (!aligned || !with_row_group<T>(p.dim, in_registers))
       plain_backward_kernel<T><<<blocks, kRowThreads, 0, stream>>>(p);
     add_partials(static_cast<const float*>(p.dweight_partial), blocks, p.dim,
                  static_cast<float*>(p.dweight), stream);
