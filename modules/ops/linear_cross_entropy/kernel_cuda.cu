@@ -4,6 +4,8 @@
 // Layout: one block per row. The first pass finds maximum and sum together, each thread over its
 //   own columns; the second reads the row again, which by then is in L2 (100 KB for each of the
 //   rows in flight).
+#include <type_traits>
+
 #include "modules/ops/cuda/vector.cuh"
 #include "modules/ops/linear_cross_entropy/cuda.h"
 
@@ -15,14 +17,15 @@ using namespace gpu;
 constexpr int kThreads = 512;
 constexpr float kLn2 = 0.69314718f;
 
-// Of exp(x): sum is relative to 2^(high log2 e).
+// Of exp(x): sum is relative to exp(high).
 struct Softmax {
   float high = -INFINITY, sum = 0;
-  __device__ void add(const Softmax& other) {
+  __device__ void raise(float top) { sum *= exp2_of((high - top) * kLog2E), high = top; }
+  __device__ void add(Softmax other) {
     const float top = fmaxf(high, other.high);
     if (top == -INFINITY) return;
-    sum = sum * exp2f((high - top) * kLog2E) + other.sum * exp2f((other.high - top) * kLog2E);
-    high = top;
+    raise(top), other.raise(top);
+    sum += other.sum;
   }
 };
 
@@ -42,15 +45,27 @@ __device__ Softmax over_block(Softmax mine, Softmax* lanes) {
   return mine;
 }
 
-template <class T, int N>
+// What is done to each logit first, and the derivative of that.
+template <bool kCapped>
+struct Cap {
+  float cap;
+  __device__ float operator()(float x) const { return kCapped ? cap * tanhf(x / cap) : x; }
+  __device__ float slope(float value) const {
+    return kCapped ? 1.0f - value / cap * (value / cap) : 1.0f;
+  }
+};
+
+// Some 12 instructions a logit: with twice as many they would take as long as the memory. So the
+// exponents are one multiply-add, and bounds and target are looked for once for N columns.
+template <class T, int N, bool kCapped>
 __global__ __launch_bounds__(kThreads) void kernel(const GpuCrossEntropyParams params) {
   const CrossEntropyParams& p = params.rows_of;
   __shared__ Softmax lanes[kThreads / kWarp];
   const int64_t row = blockIdx.x;
   T* logits = static_cast<T*>(p.logits) + row * p.width;
-  const int target = p.targets[row];
-  const float cap = static_cast<float>(p.logit_cap);
-  const auto capped = [&](float x) { return cap > 0 ? cap * tanhf(x / cap) : x; };
+  const int target = p.targets[row], vocab_size = static_cast<int>(p.vocab_size),
+            width = static_cast<int>(p.width);
+  const Cap<kCapped> capped{static_cast<float>(p.logit_cap)};
   float* loss = static_cast<float*>(p.loss);
   float* z = static_cast<float*>(p.z);
 
@@ -58,26 +73,29 @@ __global__ __launch_bounds__(kThreads) void kernel(const GpuCrossEntropyParams p
     if (threadIdx.x == 0) loss[row] = 0, z[row] = 0;
     const float zeros[N] = {};
     if (p.want_grad)
-      for (int64_t at = threadIdx.x * N; at < p.width; at += kThreads * N)
-        store<N>(logits + at, zeros);
+      for (int at = threadIdx.x * N; at < width; at += kThreads * N) store<N>(logits + at, zeros);
     return;
   }
 
   Softmax mine;
-  for (int64_t at = threadIdx.x * N; at < p.vocab_size; at += kThreads * N) {
+  for (int at = threadIdx.x * N; at < vocab_size; at += kThreads * N) {
     float x[N];
     load<N>(logits + at, x);
+    if (kCapped)
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i] = capped(x[i]);
+    if (at + N > vocab_size)
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i] = at + i < vocab_size ? x[i] : -INFINITY;
     // The maximum of the run first: one rescaling for all of it.
-    float high = -INFINITY;
+    float high = x[0];
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      x[i] = at + i < p.vocab_size ? capped(x[i]) : -INFINITY;
-      high = fmaxf(high, x[i]);
-    }
-    if (high > mine.high) mine.sum *= exp2f((mine.high - high) * kLog2E), mine.high = high;
+    for (int i = 1; i < N; ++i) high = fmaxf(high, x[i]);
+    if (high > mine.high) mine.raise(high);
     if (mine.high == -INFINITY) continue;
+    const float offset = -mine.high * kLog2E;
 #pragma unroll
-    for (int i = 0; i < N; ++i) mine.sum += exp2f((x[i] - mine.high) * kLog2E);
+    for (int i = 0; i < N; ++i) mine.sum += exp2_of(x[i] * kLog2E + offset);
   }
   const Softmax all = over_block(mine, lanes);
   const float log_sum = all.high + kLn2 * log2f(all.sum);
@@ -87,19 +105,26 @@ __global__ __launch_bounds__(kThreads) void kernel(const GpuCrossEntropyParams p
     z[row] = log_sum;
   }
   if (!p.want_grad) return;
-  const float scale = static_cast<float>(p.scale);
+  const float scale = static_cast<float>(p.scale), offset = -log_sum * kLog2E;
   const float weight = scale * (1.0f + 2.0f * static_cast<float>(p.z_loss) * log_sum);
-  for (int64_t at = threadIdx.x * N; at < p.width; at += kThreads * N) {
+  for (int at = threadIdx.x * N; at < width; at += kThreads * N) {
     float x[N];
     load<N>(logits + at, x);
+    float slope[N];
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float value = capped(x[i]);
-      float grad = weight * exp2f((value - log_sum) * kLog2E);
-      if (at + i == target) grad -= scale;
-      if (cap > 0) grad *= 1.0f - value / cap * (value / cap);
-      x[i] = at + i < p.vocab_size ? grad : 0.0f;
+      slope[i] = capped.slope(value);
+      x[i] = weight * exp2_of(value * kLog2E + offset);
     }
+    if (static_cast<unsigned>(target - at) < N || at + N > vocab_size)
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (at + i == target) x[i] -= scale;
+        if (at + i >= vocab_size) x[i] = 0;
+      }
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] *= slope[i];
     store<N>(logits + at, x);
   }
 }
@@ -108,12 +133,20 @@ void launch(const GpuCrossEntropyParams& params, void* stream) {
   if (params.rows == 0) return;
   const CrossEntropyParams& p = params.rows_of;
   const auto grid = static_cast<unsigned>(params.rows);
+  const auto on = static_cast<cudaStream_t>(stream);
   with_type(p.type, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (p.width % kPack<T> == 0 && aligned16(p.logits))
-      kernel<T, kPack<T>><<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(params);
+    const auto run = [&](auto capped) {
+      constexpr bool kCapped = decltype(capped)::value;
+      if (p.width % kPack<T> == 0 && aligned16(p.logits))
+        kernel<T, kPack<T>, kCapped><<<grid, kThreads, 0, on>>>(params);
+      else
+        kernel<T, 1, kCapped><<<grid, kThreads, 0, on>>>(params);
+    };
+    if (p.logit_cap > 0)
+      run(std::true_type());
     else
-      kernel<T, 1><<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(params);
+      run(std::false_type());
   });
 }
 

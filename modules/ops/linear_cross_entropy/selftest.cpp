@@ -10,13 +10,20 @@ namespace {
 const RegisterSelftest kSelftest("linear_cross_entropy", [](SelftestReport& report) {
   for (const auto& [rows, vocab_size] :
        {std::pair<int64_t, int64_t>{101, 101}, {128, 101}, {5003, 5001}})
-    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (const auto& [dtype, cap] : {std::pair{at::kFloat, 0.0},
+                                     {at::kBFloat16, 0.0},
+                                     {at::kFloat, 5.0},
+                                     {at::kBFloat16, 5.0}}) {
       const at::Tensor targets =
           (report.random({70}).abs() * 1e6).to(at::kInt).remainder(vocab_size + 1) - 1;
-      const LinearCrossEntropyOptions options{
-          .vocab_size = vocab_size, .scale = 1.0 / 70, .z_loss = 0.1, .logit_cap = 0, .chunk = 32};
+      const LinearCrossEntropyOptions options{.vocab_size = vocab_size,
+                                              .scale = 1.0 / 70,
+                                              .z_loss = 0.1,
+                                              .logit_cap = cap,
+                                              .chunk = 32};
       report.differentiable(
-          "linear_cross_entropy", fmt::format("70 x 64 x {} of {}", vocab_size, rows),
+          "linear_cross_entropy",
+          fmt::format("70 x 64 x {} of {}{}", vocab_size, rows, cap > 0 ? " capped" : ""),
           [&](const auto& in, const auto& w) -> std::vector<at::Tensor> {
             return {linear_cross_entropy(in[0], w[0], targets.to(report.device()), options).loss};
           },
