@@ -53,7 +53,8 @@ foreach(source ${emulated_ops})
   list(APPEND replaced ${source})
 endforeach()
 list(JOIN replaced "|" replaced)
-add_executable(ceiling_tests_emulator tests/emulator/emulator_test.cpp $<FILTER:$<TARGET_OBJECTS:modules>,EXCLUDE,${replaced}>
+add_executable(ceiling_tests_emulator tests/emulator/emulator_test.cpp tests/emulator/models_test.cpp tests/support/model.cpp
+  $<FILTER:$<TARGET_OBJECTS:modules>,EXCLUDE,${replaced}>
   $<TARGET_OBJECTS:emulated_kernels> $<TARGET_OBJECTS:emulated_ops>)
 target_link_libraries(ceiling_tests_emulator PRIVATE base cpu_kernels ceiling::torch GTest::gtest GTest::gtest_main ${CMAKE_DL_LIBS})
 target_link_options(ceiling_tests_emulator PRIVATE -fsanitize=address,undefined)

@@ -223,8 +223,9 @@ std::vector<DescriptionRow> describe_run(RunConfig& config, LanguageModel& model
                             : "each keeps the whole optimizer"));
   row("precision", fmt::format("{} compute, fp32 master weights, gradients and moments",
                                precision_name(compute)));
-  row("device", device.is_cpu() ? fmt::format("cpu, {} threads", at::get_num_threads())
-                                : device_name(device));
+  row("device", device.is_cpu()
+                    ? fmt::format("{}, {} threads", device_name(device), at::get_num_threads())
+                    : device_name(device));
   row("memory estimate",
       fmt::format("{}{}: weights and optimizer {}, activations about {}; {} there",
                   world_size > 1 ? "per rank " : "", format_bytes(buffers + activations),

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -84,7 +85,17 @@ void use_device(at::Device device) {
 }
 
 std::string device_name(at::Device device) {
-  return device.is_cpu() ? "cpu" : cuda_runtime.device_name(index_of(device));
+  if (!device.is_cpu()) return cuda_runtime.device_name(index_of(device));
+  static const std::string name = [] {
+    std::ifstream processors("/proc/cpuinfo");
+    for (std::string line; std::getline(processors, line);)
+      if (line.starts_with("model name")) {
+        const size_t colon = line.find(": ");
+        if (colon != std::string::npos) return line.substr(colon + 2) + " (cpu)";
+      }
+    return std::string("cpu");
+  }();
+  return name;
 }
 
 std::string device_fingerprint(at::Device device) {

@@ -24,7 +24,7 @@ std::string load_cuda();
 int64_t n_devices();
 // Allocations of this thread go to the device from now on. Error if there is none of this index.
 void use_device(at::Device device);
-std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "cpu"
+std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3"; of a processor "... (cpu)"
 // Names the device, its driver and the code that runs on it: changes when any of them does.
 std::string device_fingerprint(at::Device device);
 void synchronize(at::Device device);  // waits for all work; nothing on a CPU

@@ -36,7 +36,8 @@ int bench_ops(const OpsOptions& options) {
   if (!options.json)
     std::printf(
         "%s\n%-24s %-48s %-5s %10s %10s %10s %s\n",
-        (cpu ? fmt::format("cpu, {} threads", at::get_num_threads()) : device_name(report.device()))
+        (cpu ? fmt::format("{}, {} threads", device_name(report.device()), at::get_num_threads())
+             : device_name(report.device()))
             .c_str(),
         "op", "shape", "pass", "ms", "GB/s", "TFLOP/s", cpu ? "" : " % of floor   peak MiB");
   for (const BenchRow& row : report.rows()) {

@@ -106,7 +106,11 @@ std::vector<MatchedContender> match_contenders(const Comparison& comparison, int
           comparison.compare.match_to, format_thousands(wanted), 100 * matched.match_error,
           format_double(tolerance),
           as_written
-              ? fmt::format("Set its match: d_ff, or name it as compare.match_to")
+              ? fmt::format(
+                    "Set contenders.{}.match to the key of its model that is to be solved for, "
+                    "such "
+                    "as n_layers or, where it has one, d_ff; or name it as compare.match_to",
+                    contender.name)
               : fmt::format("The nearest is {} {}; match by another key, or match all others to "
                             "this one (compare.match_to)",
                             matched.key, matched.value));
