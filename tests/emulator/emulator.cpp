@@ -134,16 +134,25 @@ void run_block(dim3 grid, dim3 size, uint3 block, size_t shared_bytes, std::mt19
     fiber.at = top - 6;
   }
   for (Warp& warp : g_block.warps) warp.arrived = 0;
-  std::vector<size_t> order(g_block.size);
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  // Warp after warp, each as far as it gets alone: what lies between two barriers may happen in
+  // that order, and shows what counts on another.
+  std::vector<size_t> warps(g_block.warps.size()), lanes(kWarp);
+  for (size_t i = 0; i < warps.size(); ++i) warps[i] = i;
+  for (size_t i = 0; i < lanes.size(); ++i) lanes[i] = i;
   while (g_block.done < static_cast<int>(g_block.size)) {
     const uint64_t before = g_block.progress;
-    std::shuffle(order.begin(), order.end(), chance);
-    for (const size_t i : order) {
-      if (g_block.fibers[i].done) continue;
-      g_block.running = &g_block.fibers[i];
-      ceiling_switch_stack(&g_block.scheduler, g_block.running->at);
-    }
+    std::shuffle(warps.begin(), warps.end(), chance);
+    std::shuffle(lanes.begin(), lanes.end(), chance);
+    for (const size_t warp : warps)
+      for (uint64_t at = g_block.progress - 1; at != g_block.progress;) {
+        at = g_block.progress;
+        for (const size_t lane : lanes) {
+          Fiber& fiber = g_block.fibers[warp * kWarp + lane];
+          if (fiber.done) continue;
+          g_block.running = &fiber;
+          ceiling_switch_stack(&g_block.scheduler, fiber.at);
+        }
+      }
     if (g_block.progress == before) fail("threads wait for others that never come");
   }
 }

@@ -4,10 +4,11 @@
 // instructions. But a wrong index, a missing barrier, a copy that is not waited for, a document's
 // start or a short tile forgotten all show.
 //
-// Every thread of a block is a fiber; blocks run one after another. Which fiber goes on at a barrier is chosen at random
-// (the same way in every run), so that results do not depend on a lucky order. Asynchronous copies happen as late as they
-// may: when they are waited for. Shared memory asked for at a launch starts as not-a-number. Kernels are compiled with the
-// address sanitizer: an index beyond the end and a vector between whole pieces end the test with a line.
+// Every thread of a block is a fiber; blocks run one after another, and of a block warp after warp,
+// each as far as it gets alone, in a random order (the same in every run), so that results do not
+// depend on a lucky one. Asynchronous copies happen as late as they may: when they are waited for.
+// Shared memory asked for at a launch starts as not-a-number. Kernels are compiled with the address
+// sanitizer: an index beyond the end and a vector between whole pieces end the test with a line.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>

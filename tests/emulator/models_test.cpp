@@ -1,5 +1,6 @@
 // Whole models on the emulator's kernels against float64: the strides, views and widths that layers
 // really hand to ops. Attention and matrix products are torch's, on the CPU.
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -50,6 +51,7 @@ class EmulatedModelTest : public ::testing::TestWithParam<std::string> {
  protected:
   static void SetUpTestSuite() {
     cuda_runtime.current_stream = [](int) -> void* { return nullptr; };
+    at::set_num_threads(1);  // the references are many small steps
   }
 };
 
@@ -62,8 +64,10 @@ TEST_P(EmulatedModelTest, LossAndGradientsAgreeWithFloat64) {
     const Segments segments = some_documents();
     const double loss = backward(*made.model, tokens, segments).item<double>(),
                  expected = backward(*twin.model, tokens, segments).item<double>();
-    const double bound = dtype == at::kFloat ? 1e-4 : 0.06;
-    EXPECT_NEAR(loss, expected, bound / 10 * expected);
+    // In bfloat16 rounding alone makes up to 0.10 (dt_bias of a small Mamba-2); what is wrong makes
+    // half of the gradient and more.
+    const double bound = dtype == at::kFloat ? 1e-4 : 0.15;
+    EXPECT_NEAR(loss, expected, bound / 20 * expected);
     const auto got = made.model->parameters(), want = twin.model->parameters();
     for (size_t i = 0; i < got.size(); ++i)
       EXPECT_LT(relative_error(got[i]->grad, want[i]->grad), bound) << got[i]->name;

@@ -44,6 +44,9 @@ struct GpuSweepParams {
   int64_t slice;  // of sweep_tiling()
   int64_t segments;
   float *segment_states, *segment_across;
+  // segment_states holds the states that enter the segments already, which leaves out the first
+  // pass: of a sweep whose states are these, or their transposes ([segments, B, H, N, M] then).
+  bool entering_known, entering_transposed;
 };
 
 // How the chunk kernel divides a head: value columns of a block, and blocks that an H100 runs at a

@@ -122,17 +122,20 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   constexpr bool kFirstPass = kPass == Pass::kSegmentStates;
   const float* state_in = kFirstPass ? nullptr : (p.segments > 1 ? p.segment_states : p.state_in);
   float* state_out = kFirstPass ? p.segment_states : p.state_out;
-  const auto state_index = [&](const int64_t segment, int i, int c) -> int64_t {
+  const auto state_index = [&](const int64_t segment, int i, int c, bool transposed) -> int64_t {
     const int64_t row = part * kMPart + 8 * i + 2 * t4 + (c & 1);
     const int64_t column = first_column + column_warp * 16 + g + (c & 2) * 4;
     if (row >= p.m_dim || column >= p.n_dim) return -1;
-    return ((segment * bh_count + bh) * p.m_dim + row) * p.n_dim + column;
+    const int64_t first = (segment * bh_count + bh) * p.m_dim * p.n_dim;
+    return first + (transposed ? column * p.m_dim + row : row * p.n_dim + column);
   };
 #pragma unroll
   for (int i = 0; i < kMPart / 8; ++i)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int64_t from = state_in ? state_index(p.segments > 1 ? blockIdx.z : 0, i, c) : -1;
+      const int64_t from = state_in ? state_index(p.segments > 1 ? blockIdx.z : 0, i, c,
+                                                  p.segments > 1 && p.entering_transposed)
+                                    : -1;
       state[i][c] = from >= 0 ? state_in[from] : 0.0f;
     }
 
@@ -365,7 +368,7 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   for (int i = 0; i < kMPart / 8; ++i)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int64_t to = state_index(kFirstPass ? blockIdx.z : 0, i, c);
+      const int64_t to = state_index(kFirstPass ? blockIdx.z : 0, i, c, false);
       if (to >= 0) state_out[to] = state[i][c];
     }
 }
@@ -396,7 +399,7 @@ void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) 
 
 template <class S, bool kBackward, Pass kPass = Pass::kOutput>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
-  if (p.segments > 1) {
+  if (p.segments > 1 && !p.entering_known) {
     run_kernel<S, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
     const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
     enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);

@@ -22,7 +22,7 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
                                RetentionForm form, int64_t chunk) {
     const at::Tensor state = state_in.value_or(at::Tensor());
     const SweepOutput out = sweep({log_decay, *start, form, chunk}, Time::kForward, q, k, v, state);
-    ctx->save_for_backward({q, k, v, log_decay, state});
+    ctx->save_for_backward({q, k, v, log_decay, state, out.met.entering});
     ctx->saved_data["start"] = *start;
     ctx->saved_data["form"] = static_cast<int64_t>(form);
     ctx->saved_data["chunk"] = chunk;
@@ -38,8 +38,8 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
                                static_cast<RetentionForm>(ctx->saved_data["form"].toInt()),
                                ctx->saved_data["chunk"].toInt()};
     const at::Tensor d_out = grads[0].defined() ? grads[0] : at::zeros_like(v);
-    const SweepGradients d =
-        sweep_backward(setting, q, k, v, state, d_out, grads[1], ctx->needs_input_grad(3));
+    const SweepGradients d = sweep_backward(setting, q, k, v, state, d_out, grads[1],
+                                            ctx->needs_input_grad(3), 1, {saved[5]});
     const at::Tensor d_log_decay =
         !d.log_decay.defined() ? at::Tensor()
         : log_decay.dim() == 3 ? d.log_decay.to(log_decay.options())

@@ -20,6 +20,12 @@ void decay_gradient(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
   if (end.defined()) d.log_decay = d.log_decay + end.unsqueeze(1);
 }
 
+// For the sweep whose states are the transposes.
+SweepStates transposed(SweepStates met) {
+  met.transposed = !met.transposed;
+  return met;
+}
+
 at::Tensor of_groups(const at::Tensor& d, int64_t group) {
   return group == 1 ? d : d.unflatten(2, {d.size(2) / group, group}).sum(3);
 }
@@ -27,16 +33,18 @@ at::Tensor of_groups(const at::Tensor& d, int64_t group) {
 }  // namespace
 
 SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& query,
-                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state) {
+                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state,
+                  const SweepStates& known) {
   if (sweep_cpu_supports(setting, query)) return sweep_cpu(setting, time, query, key, value, state);
   if (sweep_cuda_supports(setting, query, value))
-    return sweep_cuda(setting, time, query, key, value, state);
+    return sweep_cuda(setting, time, query, key, value, state, known);
   return sweep_aten(setting, time, query, key, value, state);
 }
 
 SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
-                              const at::Tensor& d_state, bool needs_log_decay, int64_t group) {
+                              const at::Tensor& d_state, bool needs_log_decay, int64_t group,
+                              const SweepStates& met) {
   const bool cpu = q.device().is_cpu();
   const SweepOutput for_v = sweep(setting, Time::kBackward, k, q, d_out, d_state);
   SweepGradients d;
@@ -44,8 +52,9 @@ SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, 
   if (state.defined()) d.state = for_v.state.to(state.scalar_type());
   SweepSetting with_q_k = setting;
   with_q_k.wide_out = needs_log_decay;
-  d.q = sweep(with_q_k, Time::kForward, d_out, v, k, transposed(state)).out;
-  d.k = sweep(with_q_k, Time::kBackward, v, d_out, q, transposed(d_state)).out;
+  d.q = sweep(with_q_k, Time::kForward, d_out, v, k, transposed(state), transposed(met)).out;
+  d.k =
+      sweep(with_q_k, Time::kBackward, v, d_out, q, transposed(d_state), transposed(for_v.met)).out;
   if (!needs_log_decay) {
     d.q = of_groups(d.q, group), d.k = of_groups(d.k, group);
     return d;

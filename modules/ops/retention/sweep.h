@@ -24,10 +24,19 @@ struct SweepSetting {
   at::Tensor skip = {};          // [H]: out gains skip times value, without its weight
 };
 
+// States that a sweep on a GPU met where it cut time into segments, [segments, B, H, M, N] float32;
+// undefined where it did not. A sweep over the same tokens in the same direction whose states are
+// the same, or their transposes, need not look for them again.
+struct SweepStates {
+  at::Tensor entering = {};
+  bool transposed = false;  // for the sweep that takes them
+};
+
 struct SweepOutput {
   at::Tensor out;    // [B, T, H, N], dtype of value unless wide_out
   at::Tensor state;  // [B, H, M, N]: forward after the last token; backward before the first, its
                      // decay applied
+  SweepStates met = {};
 };
 
 // query, key [B, T, H, M], value [B, T, H, N]; state [B, H, M, N] or undefined. No autograd.
@@ -36,7 +45,8 @@ SweepOutput sweep_aten(const SweepSetting& setting, Time time, const at::Tensor&
 
 // By whichever of the three below can do it.
 SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& query,
-                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+                  const at::Tensor& key, const at::Tensor& value, const at::Tensor& state,
+                  const SweepStates& known = {});
 
 struct SweepGradients {
   // q and k are those of `group` heads, summed; log_decay is [B, T, H] float64, only if asked for;
@@ -45,10 +55,11 @@ struct SweepGradients {
 };
 // The backward of out = sweep(setting, Time::kForward, q, k, v, state), eq. 3 and 4: three sweeps.
 // d_state undefined: nothing arrives at the final state. `group` neighbouring heads share q and k,
-// whose gradients [B, T, H / group, K] are the sums over them.
+// whose gradients [B, T, H / group, K] are the sums over them. `met`: by the forward sweep.
 SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
-                              const at::Tensor& d_state, bool needs_log_decay, int64_t group = 1);
+                              const at::Tensor& d_state, bool needs_log_decay, int64_t group = 1,
+                              const SweepStates& met = {});
 
 // Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, not the parallel form.
 bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query);
@@ -60,7 +71,8 @@ SweepOutput sweep_cpu(const SweepSetting& setting, Time time, const at::Tensor& 
 bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
                          const at::Tensor& value);
 SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
-                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);
+                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state,
+                       const SweepStates& known = {});
 
 bool sweep_cuda_in_chunks(const SweepSetting& setting, const at::Tensor& query,
                           const at::Tensor& value);
@@ -74,7 +86,7 @@ struct SweepCheckpoints {
 // What sweep_cuda() meets on its way, where it goes in chunks; M at most 128, N at most 64.
 SweepCheckpoints sweep_checkpoints_cuda(const SweepSetting& setting, Time time,
                                         const at::Tensor& key, const at::Tensor& value,
-                                        const at::Tensor& state);
+                                        const at::Tensor& state, const SweepStates& known = {});
 
 // Eq. 4: d.log_decay from d.q and d.k of each head, which are then summed over groups. from_zero:
 // no state came in; end [B, H] float64: <final state, its gradient>, or undefined. d.q and d.k come

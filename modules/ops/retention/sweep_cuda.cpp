@@ -21,7 +21,7 @@ GpuSweepStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(
 // `checkpoints` undefined, or room for them: then there is neither query nor out.
 SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_in,
                 const at::Tensor& key_in, const at::Tensor& value_in, const at::Tensor& state_in,
-                const at::Tensor& checkpoints) {
+                const SweepStates& known, const at::Tensor& checkpoints) {
   const at::Tensor key = rows_of_pieces(key_in), value = rows_of_pieces(value_in),
                    query = checkpoints.defined() ? key : rows_of_pieces(query_in);
   const int64_t batch = key.size(0), seq_len = key.size(1), heads = key.size(2),
@@ -75,11 +75,17 @@ SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_
   const int64_t chunks = (seq_len + kChunk - 1) / kChunk;
   p.segments =
       std::max<int64_t>(1, std::min(tiling.resident_blocks / blocks, chunks / kFewestChunks));
-  at::Tensor states, across;
-  if (p.segments > 1) {
-    states = at::empty({p.segments, batch, heads, m_dim, n_dim}, wide);
+  at::Tensor across;
+  // More segments than wanted cost nothing where their states are known.
+  if (known.entering.defined() && known.entering.size(0) >= p.segments) {
+    p.segments = known.entering.size(0);
+    p.segment_states = known.entering.mutable_data_ptr<float>();
+    p.entering_known = true, p.entering_transposed = known.transposed;
+    result.met = known;
+  } else if (p.segments > 1) {
+    result.met.entering = at::empty({p.segments, batch, heads, m_dim, n_dim}, wide);
     across = at::empty({p.segments, batch, heads}, wide);
-    p.segment_states = states.mutable_data_ptr<float>();
+    p.segment_states = result.met.entering.mutable_data_ptr<float>();
     p.segment_across = across.mutable_data_ptr<float>();
   }
   launch(sweep_chunk_cuda, p, query);
@@ -95,7 +101,7 @@ bool sweep_cuda_in_chunks(const SweepSetting& setting, const at::Tensor& query,
 
 bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
                          const at::Tensor& value) {
-  if (!query.is_cuda() || query.size(3) > kMaxSweepWidth || value.size(3) > kMaxSweepWidth)
+  if (query.device().is_cpu() || query.size(3) > kMaxSweepWidth || value.size(3) > kMaxSweepWidth)
     return false;
   const at::ScalarType type = query.scalar_type();
   if (token_by_token(setting, query)) return type == at::kFloat || type == at::kBFloat16;
@@ -104,17 +110,18 @@ bool sweep_cuda_supports(const SweepSetting& setting, const at::Tensor& query,
 }
 
 SweepOutput sweep_cuda(const SweepSetting& setting, Time time, const at::Tensor& query,
-                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state) {
-  return run(setting, time, query, key, value, state, {});
+                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& state,
+                       const SweepStates& known) {
+  return run(setting, time, query, key, value, state, known, {});
 }
 
 SweepCheckpoints sweep_checkpoints_cuda(const SweepSetting& setting, Time time,
                                         const at::Tensor& key, const at::Tensor& value,
-                                        const at::Tensor& state) {
+                                        const at::Tensor& state, const SweepStates& known) {
   const int64_t pieces = (key.size(1) + kSweepCheckpoint - 1) / kSweepCheckpoint;
   const at::Tensor states =
       at::empty({key.size(0), pieces, key.size(2), value.size(3), key.size(3)}, key.options());
-  return {states, run(setting, time, {}, key, value, state, states).state};
+  return {states, run(setting, time, {}, key, value, state, known, states).state};
 }
 
 void decay_gradient_cuda(const SweepSetting& setting, const at::Tensor& q_in,

@@ -56,8 +56,8 @@ bool ssd_chunks_backward_supports(const SsdInputs& in) {
   return ssd_chunks_forward_supports(in) && in.x.size(3) == 64 && (d_state == 64 || d_state == 128);
 }
 
-SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in,
-                                 const at::Tensor& d_state) {
+SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in, const at::Tensor& d_state,
+                                 const SweepStates& met) {
   const int64_t batch = in.x.size(0), seq_len = in.x.size(1), heads = in.heads(),
                 dim = in.x.size(3), groups = in.b.size(2), width = in.b.size(3);
   const auto wide = in.log_decay.options();
@@ -84,7 +84,7 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in,
       sweep_checkpoints_cuda(setting, Time::kBackward, of_heads(in.c, heads), dy_heads, d_state);
   setting.value_weight = delta;
   const SweepCheckpoints before = sweep_checkpoints_cuda(
-      setting, Time::kForward, of_heads(in.b, heads), x.view(dy_heads.sizes()), in.state);
+      setting, Time::kForward, of_heads(in.b, heads), x.view(dy_heads.sizes()), in.state, met);
   p.states = before.states.const_data_ptr(), p.state_grads = after.states.const_data_ptr();
 
   SsdGradients grads;

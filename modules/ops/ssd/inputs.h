@@ -45,7 +45,8 @@ struct SsdGradients {
   at::Tensor weights;  // [3, H]: of A_log, D and dt_bias
 };
 bool ssd_chunks_backward_supports(const SsdInputs& in);
-// d_state undefined: nothing arrives there.
-SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy, const at::Tensor& d_state);
+// d_state undefined: nothing arrives there. `met`: by the forward sweep.
+SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy, const at::Tensor& d_state,
+                                 const SweepStates& met);
 
 }  // namespace ceiling

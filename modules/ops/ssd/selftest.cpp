@@ -16,7 +16,9 @@ const RegisterSelftest kSelftest("ssd", [](SelftestReport& report) {
     int64_t batch, seq_len, heads, dim, groups, d_state;
   };
   for (const Shape& s : {Shape{2, 70, 4, 64, 1, 128}, Shape{1, 65, 4, 64, 2, 64},
-                         Shape{1, 33, 2, 64, 1, 256}, Shape{3, 1, 4, 24, 1, 16}}) {
+                         Shape{1, 33, 2, 64, 1, 256}, Shape{3, 1, 4, 24, 1, 16},
+                         // Time in segments.
+                         Shape{1, 600, 2, 64, 1, 128}, Shape{1, 300, 2, 64, 1, 256}}) {
     const Segments segments = make_segments(
         report.random({s.batch, s.seq_len}).gt(1.8).to(at::kInt).cumsum(1).to(at::kInt));
     Segments there = segments;

@@ -53,16 +53,17 @@ SweepOutput forward_of(SsdInputs& in) {
                      [&](int64_t begin, int64_t end) { ssd_skip(in.p, begin, end); });
   else
     launch(ssd_skip_cuda, in.p, in.x);
-  return {y, out.state};
+  return {y, out.state, out.met};
 }
 
-SsdGradients backward_of(SsdInputs& in, const at::Tensor& dy, const at::Tensor& d_state) {
-  if (ssd_chunks_backward_supports(in)) return ssd_chunks_backward(in, dy, d_state);
+SsdGradients backward_of(SsdInputs& in, const at::Tensor& dy, const at::Tensor& d_state,
+                         const SweepStates& met) {
+  if (ssd_chunks_backward_supports(in)) return ssd_chunks_backward(in, dy, d_state, met);
   const at::Tensor v = at::empty(in.x.sizes(), in.x.options());
   prepare(in, v);
-  const SweepGradients through =
-      sweep_backward(in.setting(), of_heads(in.c, in.heads()), of_heads(in.b, in.heads()), v,
-                     in.state, dy, d_state, /*needs_log_decay=*/true, in.heads() / in.b.size(2));
+  const SweepGradients through = sweep_backward(
+      in.setting(), of_heads(in.c, in.heads()), of_heads(in.b, in.heads()), v, in.state, dy,
+      d_state, /*needs_log_decay=*/true, in.heads() / in.b.size(2), met);
   SsdGradients grads;
   grads.x = at::empty_like(v), grads.dt = at::empty(in.dt.sizes(), v.options());
   grads.b = through.k, grads.c = through.q, grads.state = through.state;
@@ -96,7 +97,7 @@ class SsdFn : public torch::autograd::Function<SsdFn> {
     const at::Tensor state = state_in.value_or(at::Tensor());
     SsdInputs in(x, dt, b, c, a_log, d, dt_bias, state, saved->start, saved->options);
     const SweepOutput out = forward_of(in);
-    ctx->save_for_backward({x, dt, b, c, a_log, d, dt_bias, state});
+    ctx->save_for_backward({x, dt, b, c, a_log, d, dt_bias, state, out.met.entering});
     ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
     ctx->set_materialize_grads(false);
     return {out.out, out.state};
@@ -109,7 +110,7 @@ class SsdFn : public torch::autograd::Function<SsdFn> {
     SsdInputs in(kept[0], kept[1], kept[2], kept[3], kept[4], kept[5], kept[6], kept[7],
                  saved->start, saved->options);
     const at::Tensor dy = grads[0].defined() ? grads[0] : at::zeros(in.x.sizes(), in.x.options());
-    const SsdGradients got = backward_of(in, dy, grads[1]);
+    const SsdGradients got = backward_of(in, dy, grads[1], {kept[8]});
     saved->a_log_grad.add_(got.weights[0]), saved->d_grad.add_(got.weights[1]),
         saved->dt_bias_grad.add_(got.weights[2]);
     const at::Tensor none;
