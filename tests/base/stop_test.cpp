@@ -20,8 +20,8 @@ namespace {
 // stopped, and what it says.
 class Child {
  public:
-  // `poll`: it looks for the request to stop, as a command does; otherwise it is stuck. `ignored`: a
-  // signal that whoever started it has set to be ignored.
+  // `poll`: it looks for the request to stop, as a command does; otherwise it is stuck. `ignored`:
+  // a signal that whoever started it has set to be ignored.
   Child(const std::string& final_path, bool poll, int ignored = 0) {
     int ends[2];
     EXPECT_EQ(::pipe(ends), 0);
