@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 
 #include "base/error.h"
 #include "base/stop.h"
@@ -173,14 +174,34 @@ void CheckpointStore::save_first_rank(const CheckpointContent& content, const Sh
   manifest.permanent =
       content.retention.keep_every > 0 && content.step % content.retention.keep_every == 0;
   manifest.created = utc_now();
-  if (!content.flat.empty())
-    manifest.files.push_back(
-        write_optimizer_shard(pending->path(), content.flat, range, content.layout_hash));
-  write_weights(pending->path(), content, manifest.files);
-  write_texts(pending->path(), content, manifest.files);
-  for (int64_t rank = 1; meeting && rank < meeting->size(); ++rank)
-    manifest.files.push_back(
-        shard_record(meeting->hear("shard/" + std::to_string(rank), rank), rank));
+  std::exception_ptr failure;
+  const auto attempt = [&](const auto& work) {
+    try {
+      if (!failure) work();
+    } catch (const std::exception&) {
+      failure = std::current_exception();
+    }
+  };
+  attempt([&] {
+    if (!content.flat.empty())
+      manifest.files.push_back(
+          write_optimizer_shard(pending->path(), content.flat, range, content.layout_hash));
+    write_weights(pending->path(), content, manifest.files);
+    write_texts(pending->path(), content, manifest.files);
+  });
+  // The others write into the folder until they have said how it went. Only then may it go, or what
+  // they write meanwhile would stay behind.
+  for (int64_t rank = 1; meeting && rank < meeting->size(); ++rank) {
+    std::string text;
+    try {
+      text = meeting->hear("shard/" + std::to_string(rank), rank);
+    } catch (const std::exception&) {
+      if (!failure) failure = std::current_exception();
+      continue;
+    }
+    attempt([&] { manifest.files.push_back(shard_record(text, rank)); });
+  }
+  if (failure) std::rethrow_exception(failure);
   write_manifest(pending->path(), manifest);
   // Replaces a damaged one of the same step that the resume skipped.
   pending->commit(/*replace=*/true);

@@ -293,6 +293,60 @@ TEST_F(CheckpointStoreTest, ARankThatCannotWriteEndsTheSaveOfAll) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
 }
 
+// Asked when a rank is heard: whether the folder that it writes into is still there.
+class WatchedMeeting : public SaveMeeting {
+ public:
+  explicit WatchedMeeting(SaveMeeting& meeting) : meeting_(meeting) {}
+  int64_t rank() const override { return meeting_.rank(); }
+  int64_t size() const override { return meeting_.size(); }
+  void tell(const std::string& key, const std::string& value) override {
+    if (key == "folder") folder_ = nlohmann::json::parse(value).at("path");
+    meeting_.tell(key, value);
+  }
+  std::string hear(const std::string& key, int64_t from_rank) override {
+    const std::string word = meeting_.hear(key, from_rank);
+    if (!folder_.empty()) n_heard_there_ += fs::exists(folder_);
+    return word;
+  }
+  int64_t n_heard_there() const { return n_heard_there_; }
+
+ private:
+  SaveMeeting& meeting_;
+  std::string folder_;
+  int64_t n_heard_there_ = 0;
+};
+
+// A rank that cannot write, the first one too, and a slow one beside it: nothing stays behind.
+TEST_F(CheckpointStoreTest, AFailedSaveWaitsForAllWhoWriteBeforeItsFolderGoes) {
+  const at::Tensor m = at::zeros({101});
+  for (const int64_t fails : {0, 1, 2}) {
+    SCOPED_TRACE(fails);
+    int64_t n_heard_there = 0;
+    try {
+      MemoryMeetings(3).run([&](SaveMeeting& meeting) {
+        CheckpointContent content = content_of_rank(sample_content(20), m, meeting.rank(), 3);
+        if (meeting.rank() == fails) content.flat.push_back(content.flat[0]);
+        WatchedMeeting watched(meeting);
+        const auto note = [&] {
+          if (meeting.rank() == 0) n_heard_there = watched.n_heard_there();
+        };
+        try {
+          store_.save(content, &watched);
+        } catch (const Error&) {
+          note();
+          throw;
+        }
+        note();
+      });
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("was not saved"), std::string::npos) << e.what();
+    }
+    EXPECT_EQ(n_heard_there, 2);
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 0);
+  }
+}
+
 TEST_F(CheckpointStoreTest, RetentionKeepsTheNewestTheMultiplesAndTheBest) {
   const Retention retention{.keep_last = 2, .keep_every = 40, .keep_best = true};
   for (int64_t step = 10; step <= 100; step += 10) {
