@@ -115,15 +115,17 @@ PendingFolder::PendingFolder(const std::string& final_path)
                        (::kill(static_cast<pid_t>(*owner), 0) == 0 || errno == EPERM);
     if (!alive) fs::remove_all(entry.path(), failure);
   }
-  if (!fs::create_directory(pending_, failure))
-    throw Error("{}: cannot create the folder: {}", pending_, failure.message());
-  stop::register_pending(fs::absolute(pending_).c_str());
+  const std::string registered = fs::absolute(pending_).string();
+  stop::register_pending(registered.c_str());  // before there is something that could be left
+  if (fs::create_directory(pending_, failure)) return;
+  stop::unregister_pending(registered.c_str());
+  throw Error("{}: cannot create the folder: {}", pending_, failure.message());
 }
 
 PendingFolder::~PendingFolder() {
   std::error_code ignored;
-  stop::unregister_pending(fs::absolute(pending_).c_str());
   if (!committed_) fs::remove_all(pending_, ignored);
+  stop::unregister_pending(fs::absolute(pending_).c_str());  // once nothing is left
 }
 
 void PendingFolder::commit(bool replace) {

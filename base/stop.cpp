@@ -33,11 +33,13 @@ struct PendingPath {
 };
 std::mutex g_register_mutex;  // never taken by the handler
 PendingPath g_pending[8];
+std::atomic<bool> g_leaving{false};  // what is pending now is all that will be removed
 
 // Only async-signal-safe calls: _Fork, because fork takes locks of malloc, which the interrupted
 // thread may hold. The child waits until this process, and with it its writing threads, is gone; a
 // third Ctrl-C must not end it before.
 void remove_pending_after_exit() {
+  g_leaving = true;
   const pid_t parent = getpid();
   for (PendingPath& pending : g_pending) {
     if (!pending.used || _Fork() != 0) continue;
@@ -130,6 +132,9 @@ void register_pending(const char* path) {
     if (pending.used || std::strlen(path) >= sizeof pending.path) continue;
     std::strcpy(pending.path, path);
     pending.used = true;
+    // The process ends within this moment, and would leave behind what begins now: forks of a large
+    // process take their time.
+    while (g_leaving) ::pause();
     return;
   }
 }

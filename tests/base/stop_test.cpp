@@ -6,7 +6,9 @@
 
 #include <chrono>
 #include <csignal>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -115,6 +117,41 @@ TEST(StopOnceTest, SignalsThatArriveTogetherCountAsOne) {
   const int code = child.wait();
   EXPECT_TRUE(code == 100 + SIGTERM || code == 100 + SIGHUP) << code;
   EXPECT_EQ(child.output().find("exiting at once"), std::string::npos);
+}
+
+// While the process ends, another thread goes on beginning folders and giving them up.
+TEST(StopOnceTest, TheSecondSignalLeavesNothingThatIsBegunMeanwhile) {
+  for (int i = 0; i < 10; ++i) {
+    const TempDir temp;
+    int ready[2];
+    ASSERT_EQ(::pipe(ready), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_DFL);
+      stop::install_handlers();
+      // A large process: forking it takes a while.
+      std::vector<char> memory(size_t{256} << 20, 'x');
+      std::thread([&] {
+        for (int64_t n = 0;; ++n) {
+          PendingFolder folder(temp / std::to_string(n));
+          write_file_atomic(folder.path() + "/half", "written");
+        }
+      }).detach();
+      [[maybe_unused]] const auto written = ::write(ready[1], memory.data(), 1);
+      for (;;) ::pause();
+    }
+    char c;
+    ASSERT_EQ(::read(ready[0], &c, 1), 1);
+    ::kill(child, SIGTERM);
+    let_the_first_signal_age();
+    ::kill(child, SIGTERM);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    for (const int end : ready) ::close(end);
+    for (int waited = 0; waited < 500 && !fs::is_empty(temp.path()); ++waited) ::usleep(10000);
+    EXPECT_TRUE(fs::is_empty(temp.path()))
+        << "left: " << fs::directory_iterator(temp.path())->path();
+  }
 }
 
 TEST(StopOnceTest, AHangupUnderNohupIsIgnored) {
