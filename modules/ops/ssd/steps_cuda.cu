@@ -11,7 +11,6 @@ namespace {
 
 using namespace gpu;
 
-constexpr float kLog2E = 1.44269504f;
 constexpr int kC = kSsdChunk, kEach = kC / kWarp;
 static_assert(kEach == 4, "a lane moves its tokens as one float4");
 constexpr int kSlices = 16, kSlice = kC / kSlices, kStepThreads = kSlices * kWarp;
