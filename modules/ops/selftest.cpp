@@ -57,6 +57,15 @@ at::Tensor SelftestReport::random(at::IntArrayRef shape) {
   return at::randn(shape, at::Generator(at::detail::createCPUGenerator(++n_random_)), at::kDouble);
 }
 
+// Of a scalar, which is a loss, one: what ends a graph takes no other gradient. Else chance, and as
+// much in the output's own direction: by chance alone a gradient of few numbers, each a sum of many
+// terms, may nearly vanish, and its rounding shows where nothing is wrong.
+at::Tensor SelftestReport::cotangent_for(const at::Tensor& output) {
+  if (output.dim() == 0) return at::ones_like(output);
+  const double size = std::sqrt(output.square().mean().item<double>());
+  return random(output.sizes()) + (size > 0 ? output / size : output);
+}
+
 // In `dtype` on the device; numbers that are not floating-point keep theirs.
 at::Tensor SelftestReport::placed(const at::Tensor& x, at::ScalarType dtype) const {
   const at::Tensor there = x.to(device_, x.is_floating_point() ? dtype : x.scalar_type());
@@ -102,13 +111,8 @@ void SelftestReport::differentiable(const std::string& op_name, const std::strin
   }
   Tensors got = op(there, parameters), want = reference(here, weights_here);
   Tensors cotangents, cotangents_here;
-  for (const at::Tensor& output : want) {
-    // A scalar is a loss: what ends a graph takes no other gradient.
-    const at::Tensor cotangent = output.dim() == 0
-                                     ? at::ones_like(output)
-                                     : random(output.sizes()).to(dtype).to(at::kDouble);
-    cotangents_here.push_back(cotangent.detach());
-  }
+  for (const at::Tensor& output : want)
+    cotangents_here.push_back(cotangent_for(output.detach()).to(dtype).to(at::kDouble));
   for (size_t i = 0; i < got.size(); ++i)
     cotangents.push_back(placed(cotangents_here[i], got[i].scalar_type()));
   const Tensors got_grads = input_gradients(got, cotangents, there),
@@ -130,7 +134,10 @@ void run_selftests(const std::string& filter, SelftestReport& report) {
   std::sort(selftests().begin(), selftests().end(),
             [](const Selftest& a, const Selftest& b) { return a.op < b.op; });
   for (const Selftest& test : selftests())
-    if (test.op.find(filter) != std::string::npos) test.run(report);
+    if (test.op.find(filter) != std::string::npos) {
+      report.begin_op();
+      test.run(report);
+    }
 }
 
 }  // namespace ceiling

@@ -27,6 +27,8 @@ class SelftestReport {
   explicit SelftestReport(at::Device device, bool shifted = false)
       : device_(device), shifted_(shifted) {}
   at::Device device() const { return device_; }
+  // The numbers of an op do not depend on those that other ops asked for before it.
+  void begin_op() { n_random_ = 0; }
   // Standard normal float64 numbers on the CPU, the same in every run.
   at::Tensor random(at::IntArrayRef shape);
   // Outputs and all gradients of `op` in `dtype` on the device against `reference` in float64 on
@@ -39,6 +41,7 @@ class SelftestReport {
   const std::vector<SelftestRow>& rows() const { return rows_; }
 
  private:
+  at::Tensor cotangent_for(const at::Tensor& output);
   at::Tensor placed(const at::Tensor& x, at::ScalarType dtype) const;
 
   at::Device device_;
