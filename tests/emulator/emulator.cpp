@@ -63,6 +63,8 @@ struct Fiber {
   bool done = false;
   std::deque<std::vector<Copy>> committed;
   std::vector<Copy> open;
+  std::deque<std::vector<std::function<void()>>> committed_products;
+  std::vector<std::function<void()>> open_products;
 };
 
 // What waits for a set of threads: the block at a barrier, the lanes of a warp at an exchange.
@@ -79,7 +81,7 @@ struct Block {
   std::vector<Fiber> fibers;  // the first `size` of them are this block's
   size_t size = 0;
   std::vector<Warp> warps;
-  Meeting barrier;
+  Meeting barrier, named[16];
   int done = 0;
   uint64_t progress = 0;  // grows whenever a meeting ends or a thread is done
   const std::function<void()>* kernel = nullptr;
@@ -117,6 +119,7 @@ void run_block(dim3 grid, dim3 size, uint3 block, size_t shared_bytes, std::mt19
   std::memset(g_dynamic, 0xff, shared_bytes);
   g_block.done = 0;
   g_block.barrier = {};
+  for (Meeting& barrier : g_block.named) barrier = {};
   int index = 0;
   for (; index < static_cast<int>(g_block.size); ++index) {
     Fiber& fiber = g_block.fibers[static_cast<size_t>(index)];
@@ -126,6 +129,8 @@ void run_block(dim3 grid, dim3 size, uint3 block, size_t shared_bytes, std::mt19
     fiber.done = false;
     fiber.committed.clear();
     fiber.open.clear();
+    fiber.committed_products.clear();
+    fiber.open_products.clear();
     // As if enter() had been called: six registers, then where to return to, at the end of 16
     // bytes.
     auto* top = reinterpret_cast<void**>(fiber.stack.get() + kStack);
@@ -192,6 +197,19 @@ void block_barrier() {
   while (barrier.round == round) yield();
 }
 
+void named_barrier(int number, int threads, bool wait) {
+  if (number < 1 || number > 15 || threads % kWarp != 0 || threads > static_cast<int>(g_block.size))
+    fail("a barrier that a block does not have");
+  Meeting& barrier = g_block.named[number];
+  const int round = barrier.round;
+  if (++barrier.arrived == threads) {
+    barrier.arrived = 0;
+    ++barrier.round;
+    ++g_block.progress;
+  }
+  while (wait && barrier.round == round) yield();
+}
+
 const Given* exchange(uint32_t mask, const void* mine, size_t bytes) {
   const size_t thread = static_cast<size_t>(g_block.running - g_block.fibers.data());
   Warp& warp = g_block.warps[thread / kWarp];
@@ -236,6 +254,20 @@ void wait_copies(int left) {
         std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
       else
         std::memset(copy.to, 0, static_cast<size_t>(copy.bytes));
+}
+
+void product_later(std::function<void()> product) {
+  g_block.running->open_products.push_back(std::move(product));
+}
+void commit_products() {
+  Fiber& fiber = *g_block.running;
+  fiber.committed_products.push_back(std::move(fiber.open_products));
+  fiber.open_products.clear();
+}
+void wait_products(int left) {
+  auto& committed = g_block.running->committed_products;
+  for (; committed.size() > static_cast<size_t>(left); committed.pop_front())
+    for (const auto& product : committed.front()) product();
 }
 
 }  // namespace ceiling::emulator

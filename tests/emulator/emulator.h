@@ -6,7 +6,8 @@
 //
 // Every thread of a block is a fiber; blocks run one after another, and of a block warp after warp,
 // each as far as it gets alone, in a random order (the same in every run), so that results do not
-// depend on a lucky one. Asynchronous copies happen as late as they may: when they are waited for.
+// depend on a lucky one. Asynchronous copies and products happen as late as they may: when they are
+// waited for.
 // Shared memory asked for at a launch starts as not-a-number. Kernels are compiled with the address
 // sanitizer: an index beyond the end and a vector between whole pieces end the test with a line.
 #pragma once
@@ -45,6 +46,9 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void
 void* dynamic_shared();
 
 void block_barrier();
+// Of the block's barriers the one with that number, for `threads` of it; returns at once unless
+// `wait`.
+void named_barrier(int number, int threads, bool wait);
 // Gives `mine` (of at most 64 bytes) to the warp and waits for all lanes of `mask`; -> what lane 0,
 // 1, ... gave.
 struct alignas(16) Given {
@@ -70,6 +74,11 @@ void* at_address(uint32_t address);
 void copy_later(void* to, const void* from, int bytes);  // from null: zeros
 void commit_copies();
 void wait_copies(int left);
+
+// The same of matrix products: `product` runs when this thread waits for it.
+void product_later(std::function<void()> product);
+void commit_products();
+void wait_products(int left);
 
 }  // namespace ceiling::emulator
 
@@ -117,6 +126,10 @@ cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int
 }
 inline float __expf(float x) { return std::exp(x); }
 #define __log2f(x) std::log2(x)  // a name that the C library has taken
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline int __clzll(long long x) {
+  return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
+}
 inline float __fdividef(float x, float y) { return x / y; }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __uint_as_float(unsigned x) {

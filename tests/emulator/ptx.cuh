@@ -8,6 +8,10 @@ inline float exp2_of(float x) { return std::exp2(x); }
 inline float inverse(float x) { return 1 / x; }
 inline float inverse_root(float x) { return 1 / std::sqrt(x); }
 
+template <class T>
+T forgotten(T x) {
+  return x;
+}
 inline uint32_t shared_address(const void* pointer) { return emulator::address_of(pointer); }
 inline void copy_async(uint32_t to, const void* from, bool present) {
   emulator::copy_later(emulator::at_address(to), present ? from : nullptr, 16);
@@ -21,6 +25,9 @@ inline void commit_copies() { emulator::commit_copies(); }
 template <int kLeft>
 void wait_copies() {
   emulator::wait_copies(kLeft);
+}
+inline void store_if(bool present, void* to, uint4 value) {
+  if (present) *static_cast<uint4*>(to) = value;
 }
 inline void store_shared(uint32_t to, uint32_t value) {
   std::memcpy(emulator::at_address(to), &value, sizeof value);

@@ -3,7 +3,8 @@
 
 #include <vector>
 
-#include "modules/ops/cuda/ptx.cuh"
+#include "modules/ops/cuda/mma.cuh"
+#include "modules/ops/cuda/wgmma.cuh"
 #include "tests/emulator/emulator.h"
 
 namespace ceiling {
@@ -66,6 +67,79 @@ TEST(EmulatorSelfTest, ACopyHasArrivedWhenItHasBeenWaitedForAndNotBefore) {
   });
   EXPECT_TRUE(std::isnan(before));
   EXPECT_EQ(after, 3);
+}
+
+TEST(EmulatorSelfTest, SomeThreadsTellAndOthersHear) {
+  std::vector<int> heard(32);
+  emulator::launch(1, 96, 4, [&] {
+    auto* told = static_cast<int*>(emulator::dynamic_shared());
+    if (threadIdx.x < 32) {
+      gpu::barrier_wait(1, 64);
+      heard[threadIdx.x] = *told;
+    } else if (threadIdx.x < 64) {
+      if (threadIdx.x == 40) *told = 7;
+      gpu::barrier_arrive(1, 64);
+    }
+  });
+  EXPECT_EQ(heard, std::vector<int>(32, 7));
+}
+
+// Products of a warpgroup, from tiles of small whole numbers: both ways of summing, and what a wait
+// leaves running.
+TEST(EmulatorSelfTest, AProductHasArrivedWhenItHasBeenWaitedForAndNotBefore) {
+  using Tile = gpu::PanelTile<128, 64>;
+  const auto left = [](int row, int column) { return (row * 7 + column * 3) % 11 - 5; };
+  const auto right = [](int row, int column) { return (row * 5 + column) % 13 - 6; };
+  std::vector<float> scores(64 * 32), moved(64 * 128), before(128);
+  emulator::launch(1, 128, 2 * Tile::kBytes, [&] {
+    auto* memory = static_cast<unsigned char*>(emulator::dynamic_shared());
+    const uint32_t a = gpu::shared_address(memory), b = a + Tile::kBytes;
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 128; i += 128) {
+      const int row = i / 128, column = i % 128;
+      const auto at = [&](unsigned char* tile) {
+        return reinterpret_cast<gpu::bf16*>(tile + Tile::at(row, column / 8 * 8)) + column % 8;
+      };
+      *at(memory) = __float2bfloat16_rn(static_cast<float>(left(row, column)));
+      *at(memory + Tile::kBytes) = __float2bfloat16_rn(static_cast<float>(right(row, column)));
+    }
+    gpu::publish_to_wgmma();
+    __syncthreads();
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    // a b^T of the rows 32 to 63 of b, over all columns.
+    float score[4][4];
+    for (int k = 0; k < 8; ++k)
+      gpu::wgmma(score, Tile::columns(a, 0, 16 * k), Tile::columns(b, 32, 16 * k), k > 0);
+    gpu::wgmma_commit();
+    // The first 16 columns of a, times the first 16 rows of b.
+    float sum[16][4] = {};
+    uint32_t rows[4];
+    gpu::load_matrices(rows, a + Tile::at(16 * warp + lane % 16, lane / 16 * 8));
+    gpu::wgmma_rows(sum, rows, Tile::rows(b, 0));
+    gpu::wgmma_commit();
+    gpu::wgmma_wait<1>();
+    before[threadIdx.x] = sum[0][0];
+    const auto store = [&](std::vector<float>& to, int columns, int block, const float(&c)[4]) {
+      for (int e = 0; e < 4; ++e)
+        to[static_cast<size_t>((16 * warp + lane / 4 + e / 2 * 8) * columns + 8 * block +
+                               lane % 4 * 2 + e % 2)] = c[e];
+    };
+    for (int i = 0; i < 4; ++i) store(scores, 32, i, score[i]);
+    gpu::wgmma_wait<0>();
+    for (int i = 0; i < 16; ++i) store(moved, 128, i, sum[i]);
+  });
+  EXPECT_EQ(before, std::vector<float>(128, 0));
+  for (int row = 0; row < 64; ++row) {
+    for (int column = 0; column < 32; ++column) {
+      int expected = 0;
+      for (int k = 0; k < 128; ++k) expected += left(row, k) * right(32 + column, k);
+      EXPECT_EQ(scores[static_cast<size_t>(row * 32 + column)], expected);
+    }
+    for (int column = 0; column < 128; ++column) {
+      int expected = 0;
+      for (int k = 0; k < 16; ++k) expected += left(row, k) * right(k, column);
+      EXPECT_EQ(moved[static_cast<size_t>(row * 128 + column)], expected);
+    }
+  }
 }
 
 using EmulatorDeathTest = ::testing::Test;

@@ -36,6 +36,7 @@ struct Tile {
   static_assert(kColumns % 32 == 0, "the rotation by 16 bytes must visit all banks");
   static constexpr int kPitch = 2 * kColumns + 16;  // bytes
   static constexpr int kPieces = kColumns / 8;      // of 16 bytes, in a row
+  static constexpr int kRowPeriod = 1;              // at() of rows that are multiples of it adds up
   // Lane offsets of load_matrices for 16 x 16 elements: matrices 0, 1 | 2, 3 are the upper and
   // lower half of columns 0-7 | 8-15 ...
   __device__ static __forceinline__ uint32_t down_first(int lane) {

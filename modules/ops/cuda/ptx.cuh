@@ -23,6 +23,13 @@ __device__ __forceinline__ float inverse_root(float x) {
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// x, of which the compiler knows nothing any more: what follows from it is found anew, not kept in
+// registers.
+template <class T>
+__device__ __forceinline__ T forgotten(T x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -46,6 +53,15 @@ __device__ __forceinline__ void commit_copies() {
 template <int kLeft>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// 16 bytes to global memory, without a branch.
+__device__ __forceinline__ void store_if(bool present, void* to, uint4 value) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::
+          "l"(to),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(static_cast<int>(present))
+      : "memory");
 }
 
 // One word to shared memory.

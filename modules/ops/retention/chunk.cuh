@@ -1,9 +1,46 @@
-// For kernel_cuda.cu: the weights of a chunk's tokens, and the copies of its rows.
+// What the chunk kernels share: the walk through time, the weights of a chunk's tokens, the copies
+// of its rows.
 #pragma once
 #include "modules/ops/cuda/mma.cuh"
 #include "modules/ops/retention/cuda.h"
 
 namespace ceiling::gpu {
+
+// What one walk through time leaves behind.
+enum class Pass { kOutput, kSegmentStates, kCheckpoints };
+
+// The chunks of kC tokens that a block's segment of time visits one after another. Segments begin
+// at multiples of kSweepUnit tokens, whatever kC is and whichever way time goes.
+template <int kC, bool kBackward>
+struct Walk {
+  int visits, first_chunk;
+
+  __device__ Walk(const GpuSweepParams& p, int parts) {
+    constexpr int kChunks = kSweepUnit / kC;  // of a unit
+    const int chunks = static_cast<int>((p.seq_len + kC - 1) / kC),
+              units = (chunks + kChunks - 1) / kChunks, segments = static_cast<int>(p.segments);
+    const int each = (units + segments - 1) / segments;
+    const int segment = static_cast<int>(blockIdx.z) / parts * each,
+              part = static_cast<int>(blockIdx.z) % parts, of_part = (each + parts - 1) / parts;
+    const int limit = min(segment + each, units), begin = min(segment + part * of_part, limit),
+              end = min(begin + of_part, limit);
+    const int low = kBackward ? units - end : begin, high = kBackward ? units - begin : end;
+    const int last_chunk = min(high * kChunks, chunks) - 1;
+    visits = last_chunk + 1 - min(low * kChunks, chunks);
+    first_chunk = kBackward ? last_chunk : low * kChunks;
+  }
+  // The chunk's first token.
+  __device__ int64_t token_of(int visit) const {
+    return int64_t{kBackward ? first_chunk - visit : first_chunk + visit} * kC;
+  }
+};
+
+// The states that enter the segments, from what each segment adds (kSegmentStates): in
+// kernel_cuda.cu.
+void enter_segments(const GpuSweepParams& p, cudaStream_t stream);
+
+// wide_cuda.cu, a sweep of wgmma products; where wide_sweep_supports().
+void wide_sweep(const GpuSweepParams& p, cudaStream_t stream);
 
 // Weights of one chunk's tokens.
 template <int kC>
@@ -12,28 +49,29 @@ struct Weights {
   float source[kC];  // the same less (backward, plus) log2 of the value's weight
   float enter[kC];   // what the entering state weighs in out
   float leave[kC];   // what the token weighs in the leaving state
-  int document[kC];  // documents that have started since the chunk's begin
+  int reach[kC];     // the first token of the chunk (backward, the last) of the token's document
   float across;      // what the entering state weighs in the leaving one
-  int starts;        // of documents in the chunk
+  int starts;        // whether documents start in the chunk
 };
 
-// What a lane reads for them: asked for a chunk early, so that nobody waits for memory.
+// What a lane reads for them, tokens 32 apart: asked for a chunk early, so that nobody waits for
+// memory.
 template <int kC>
 struct TokenInputs {
   static constexpr int kEach = kC / kWarp;
   float log_decay[kEach], weight[kEach];
-  int starts[kEach];
+  bool starts[kEach];
 
   __device__ TokenInputs(const GpuSweepParams& p, int64_t b, int64_t h, int64_t t0) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      const int64_t t = t0 + threadIdx.x % kWarp * kEach + i, token = b * p.seq_len + t;
+      const int64_t t = t0 + i * kWarp + threadIdx.x % kWarp, token = b * p.seq_len + t;
       const bool present = t >= 0 && t < p.seq_len;
-      log_decay[i] = 0, weight[i] = 1, starts[i] = 0;
+      log_decay[i] = 0, weight[i] = 1, starts[i] = false;
       if (!present) continue;
       log_decay[i] = p.log_decay ? p.log_decay[token * p.heads + h] : p.log_decay_of_head[h];
       if (p.value_weight) weight[i] = p.value_weight[token * p.heads + h];
-      if (p.start) starts[i] = p.start[token];
+      if (p.start) starts[i] = p.start[token] != 0;
     }
   }
 };
@@ -42,42 +80,41 @@ struct TokenInputs {
 template <int kC, bool kBackward>
 __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
                              const TokenInputs<kC>& inputs) {
+  static_assert(kC <= 64, "a bit for each token");
   constexpr int kEach = kC / kWarp;
   const int lane = threadIdx.x % kWarp;
-  float sum[kEach], own = 0;
-  int document[kEach], own_starts = 0;
+  float sum[kEach];
+  uint64_t starts = 0;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    sum[i] = own += inputs.log_decay[i];
-    document[i] = own_starts += inputs.starts[i];
+    sum[i] = inputs.log_decay[i];
+    if (p.start) starts |= uint64_t{__ballot_sync(0xffffffffu, inputs.starts[i])} << (i * kWarp);
   }
-  float up_to = own;
 #pragma unroll
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const float other = __shfl_up_sync(0xffffffffu, up_to, offset);
-    if (lane >= offset) up_to += other;
-  }
-  const float total = kLog2E * __shfl_sync(0xffffffffu, up_to, kWarp - 1);
-  int starts = 0;
-  if (p.start) {
-    int starts_up_to = own_starts;
+  for (int offset = 1; offset < kWarp; offset *= 2)
 #pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const int other = __shfl_up_sync(0xffffffffu, starts_up_to, offset);
-      if (lane >= offset) starts_up_to += other;
+    for (int i = 0; i < kEach; ++i) {
+      const float other = __shfl_up_sync(0xffffffffu, sum[i], offset);
+      if (lane >= offset) sum[i] += other;
     }
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) document[i] += starts_up_to - own_starts;
-    starts = __shfl_sync(0xffffffffu, starts_up_to, kWarp - 1);
-  }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) sum[i] = kLog2E * (sum[i] + up_to - own);
+  float total = 0;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const int at = lane * kEach + i;
-    const float from_begin = document[i] == 0 ? exp2_of(sum[i]) : 0.0f;
-    const float to_end = document[i] == starts ? exp2_of(total - sum[i]) : 0.0f;
-    w.sum[at] = w.source[at] = sum[i], w.document[at] = document[i];
+    const float before = total;
+    total += __shfl_sync(0xffffffffu, sum[i], kWarp - 1);
+    sum[i] = kLog2E * (sum[i] + before);
+  }
+  total *= kLog2E;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = i * kWarp + lane;
+    // Bits of the tokens up to this one, and of those after it.
+    const uint64_t up_to = starts << (63 - at) >> (63 - at), after = starts >> at >> 1;
+    const float from_begin = up_to == 0 ? exp2_of(sum[i]) : 0.0f;
+    const float to_end = after == 0 ? exp2_of(total - sum[i]) : 0.0f;
+    w.sum[at] = w.source[at] = sum[i];
+    w.reach[at] = kBackward ? (after == 0 ? kC - 1 : at + __ffsll(static_cast<int64_t>(after)) - 1)
+                            : (up_to == 0 ? 0 : 63 - __clzll(static_cast<int64_t>(up_to)));
     w.enter[at] = kBackward ? to_end : from_begin;
     w.leave[at] = kBackward ? from_begin : to_end;
     if (p.value_weight) {
@@ -86,38 +123,89 @@ __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
       w.leave[at] *= inputs.weight[i];
     }
   }
-  if (lane == 0) w.across = starts == 0 ? exp2_of(total) : 0.0f, w.starts = starts;
+  if (lane == 0) w.across = starts == 0 ? exp2_of(total) : 0.0f, w.starts = starts != 0;
 }
 
-// A thread's share of the copies of tiles [kC, kColumns]: one column of pieces, every kStep-th row.
-template <int kColumns, int kC, int kThreads>
+// A thread's share of the copies of tiles T of kC rows: one column of pieces, every kStep-th row.
+template <class T, int kC, int kThreads>
 class TileCopy {
  public:
-  __device__ TileCopy(const bf16* first, int64_t row_stride, int64_t columns)
-      : row_(threadIdx.x / T::kPieces),
-        has_columns_(static_cast<int>(threadIdx.x) % T::kPieces * 8 < columns),
+  __device__ TileCopy(const bf16* first, int64_t row_stride)
+      : row_(static_cast<int>(threadIdx.x) % kThreads / T::kPieces),
+        column_(static_cast<int>(threadIdx.x) % T::kPieces * 8),
         row_stride_(row_stride),
-        from_(first + row_ * row_stride + threadIdx.x % T::kPieces * 8),
-        to_(T::at(row_, threadIdx.x % T::kPieces * 8)) {}
-  // Tokens from t0 on, of which `tokens` exist; zeros for the others.
-  __device__ __forceinline__ void operator()(uint32_t tile, int64_t t0, int64_t tokens) const {
+        from_(first + row_ * row_stride + column_),
+        to_(T::at(row_, column_)) {}
+  // Tokens from t0 on, of which `tokens` exist, and of their elements those from `column` on, of
+  // which `columns` exist; zeros for the others.
+  __device__ __forceinline__ void operator()(uint32_t tile, int64_t t0, int64_t tokens,
+                                             int64_t column, int64_t columns) const {
     if (kStep > kC && row_ >= kC) return;
-    const bf16* from = from_ + t0 * row_stride_;
+    const bf16* from = from_ + t0 * row_stride_ + column;
 #pragma unroll
     for (int i = 0; i < (kC + kStep - 1) / kStep; ++i, from += kStep * row_stride_)
-      copy_async(tile + to_ + T::at(i * kStep, 0), from, has_columns_ && row_ + i * kStep < tokens);
+      copy_async(tile + to_ + T::at(i * kStep, 0), from,
+                 column_ < columns && row_ + i * kStep < tokens);
   }
 
  private:
-  using T = Tile<kColumns>;
   static constexpr int kStep = kThreads / T::kPieces;
-  static_assert(kThreads % T::kPieces == 0 && (kC % kStep == 0 || kStep > kC),
+  static_assert(kThreads % T::kPieces == 0 && kStep % T::kRowPeriod == 0 &&
+                    (kC % kStep == 0 || kStep > kC),
                 "threads share the pieces evenly");
-  int row_;
-  bool has_columns_;
+  int row_, column_;
   int64_t row_stride_;
   const bf16* from_;
   uint32_t to_;
+};
+
+// A warp's part of a head's state, in the layout of sums of products that hold it transposed: block
+// i are the rows (of M) first_row + 8 i + 2 (lane % 4) and the next, of the columns (of N)
+// first_column + lane / 4 and that + 8. Of the rows from first_row on `rows` exist.
+template <int kBlocks>
+class StatePart {
+ public:
+  __device__ StatePart(const GpuSweepParams& p, int64_t bh, int64_t first_row, int64_t rows,
+                       int64_t first_column)
+      : m_dim_(p.m_dim),
+        n_dim_(p.n_dim),
+        head_(bh * m_dim_ * n_dim_),
+        segment_(p.batch * p.heads * m_dim_ * n_dim_),
+        row_(first_row + threadIdx.x % 4 * 2),
+        rows_(rows),
+        column_(first_column + threadIdx.x % kWarp / 4) {}
+
+  // Of states [segments, B, H, M, N], or transposed [.., N, M]; null: zeros.
+  __device__ void load(float (&state)[kBlocks][4], const float* states, int64_t segment,
+                       bool transposed) const {
+    visit(states, segment, transposed, [&](int i, int c, const float* at, bool present) {
+      state[i][c] = states && present ? *at : 0.0f;
+    });
+  }
+  __device__ void store(const float (&state)[kBlocks][4], float* states, int64_t segment) const {
+    visit(states, segment, false, [&](int i, int c, float* at, bool present) {
+      if (present) *at = state[i][c];
+    });
+  }
+
+ private:
+  // There are multiples of eight rows and columns, so that a block's are there or not together.
+  template <class T, class Body>
+  __device__ __forceinline__ void visit(T* states, int64_t segment, bool transposed,
+                                        const Body& body) const {
+    const int64_t down = transposed ? 1 : n_dim_, right = transposed ? m_dim_ : 1;
+    T* at = states + segment * segment_ + head_ + row_ * down + column_ * right;
+    const bool near = column_ < n_dim_, far = column_ + 8 < n_dim_;
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i, at += 8 * down) {
+      const bool present = 8 * i < rows_;
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        body(i, c, at + (c & 1) * down + (c & 2) * 4 * right, present && (c & 2 ? far : near));
+    }
+  }
+
+  int64_t m_dim_, n_dim_, head_, segment_, row_, rows_, column_;
 };
 
 }  // namespace ceiling::gpu

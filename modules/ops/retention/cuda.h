@@ -15,6 +15,7 @@ struct GpuSweepStrides {
 constexpr int64_t kMaxSweepHeads = 64;  // whose fixed decays travel with the launch
 constexpr int64_t kMaxSweepWidth = 512;
 constexpr int64_t kSweepCheckpoint = 128;  // tokens
+constexpr int kSweepUnit = 64;             // tokens, of which segments of time are made
 
 struct GpuSweepParams {
   int64_t batch, seq_len, heads;
@@ -38,33 +39,47 @@ struct GpuSweepParams {
   // kSweepCheckpoint tokens (backward in time: from its end) instead of out, of which and query
   // there is none then. M at most 128, N at most 64.
   void* checkpoints;
-  // Time is cut into `segments` pieces that run side by side; for more than one,
-  // states [segments, B, H, M, N] and across [segments, B, H] are room for what passes between
-  // them.
+  // Time is cut into `segments` that run side by side, none of them empty. For more than one, room
+  // for the states that enter them, [segments, B, H, M, N]; for those that a first pass finds, of
+  // so many parts of each segment but the last, [(segments - 1) * parts_of_segment, B, H, M, N];
+  // and for what the parts let pass, [(segments - 1) * parts_of_segment, B, H].
   int64_t slice;  // of sweep_tiling()
   int64_t segments;
-  float *segment_states, *segment_across;
+  float* segment_states;
+  int parts_of_segment;
+  float *part_states, *part_across;
   // segment_states holds the states that enter the segments already, which leaves out the first
   // pass: of a sweep whose states are these, or their transposes ([segments, B, H, N, M] then).
   bool entering_known, entering_transposed;
+  // With one segment and more than one of these: segment_states is room for the states that would
+  // enter so many segments. Only where wide_sweep_supports().
+  int64_t recorded_segments;
 };
 
-// How the chunk kernel divides a head: value columns of a block, and blocks that an H100 runs at a
-// time.
+// Whether the chunk kernel is the one of wide_cuda.cu.
+inline bool wide_sweep_supports(int64_t m_dim, int64_t n_dim, bool skip) {
+  return m_dim > 64 && n_dim > 64 && !skip;
+}
+
+// How the chunk kernels divide a head: value columns of a block, launches for one part of the
+// state's rows each, and blocks that an H100 runs at a time.
 struct SweepTiling {
-  int64_t slice, resident_blocks;
+  int64_t slice, launches, resident_blocks;
 };
-// `heads`: of all rows. Wide slices repeat the scores less often, but few of their blocks fit on
-// the device: where those would need a second, mostly empty round and narrow ones only one, narrow
-// slices are faster (bench/results/).
-inline SweepTiling sweep_tiling(int64_t heads, int64_t m_dim, int64_t n_dim) {
+// `heads`: of all rows.
+inline SweepTiling sweep_tiling(int64_t heads, int64_t m_dim, int64_t n_dim, bool skip) {
   constexpr int64_t kSms = 132;
+  if (wide_sweep_supports(m_dim, n_dim, skip)) return {128, m_dim > 256 ? 2 : 1, kSms};
+  if (m_dim <= 64) return {64, 1, 4 * kSms};
+  if (m_dim <= 128)
+    return n_dim <= 64 ? SweepTiling{64, 1, 4 * kSms} : SweepTiling{128, 1, 2 * kSms};
+  // Wide slices repeat the scores less often, but few of their blocks fit on the device: where
+  // those would need a second, mostly empty round and narrow ones only one, narrow slices are
+  // faster.
   const auto blocks = [&](int64_t slice) { return heads * ((n_dim + slice - 1) / slice); };
-  if (m_dim <= 64) return {64, 4 * kSms};
-  if (m_dim <= 128) return n_dim <= 64 ? SweepTiling{64, 4 * kSms} : SweepTiling{128, 2 * kSms};
   const int64_t wide = m_dim <= 256 ? 128 : 64;
   const bool one_round = blocks(wide) > kSms && blocks(wide / 2) <= 3 * kSms;
-  return one_round ? SweepTiling{wide / 2, 3 * kSms} : SweepTiling{wide, kSms};
+  return one_round ? SweepTiling{wide / 2, 1, 3 * kSms} : SweepTiling{wide, 1, kSms};
 }
 
 // README.md, eq. 4, and the gradients of q and k that several heads share (kernels.h says more).

@@ -40,9 +40,6 @@ struct Shape {
   static_assert(kBytes * kBlocksPerSm <= 226 * 1024, "shared memory of an SM");
 };
 
-// What one walk through time leaves behind.
-enum class Pass { kOutput, kSegmentStates, kCheckpoints };
-
 // By one warp: its state, rounded and transposed, into 16 rows of `to`, each columns_stride apart,
 // of which `columns` exist. `room`: 16 rows of S::Rows.
 template <class S>
@@ -90,60 +87,44 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   const auto of_head = [&](const void* tensor, const GpuSweepStrides& strides) {
     return static_cast<const bf16*>(tensor) + b * strides.batch + h * strides.head;
   };
-  const TileCopy<S::kM, kC, S::kThreads> copy_query(of_head(p.query, p.query_strides),
-                                                    p.query_strides.time, p.m_dim),
-      copy_key(of_head(p.key, p.key_strides), p.key_strides.time, p.m_dim);
-  const TileCopy<S::kSlice, kC, S::kThreads> copy_value(
-      of_head(p.value, p.value_strides) + first_column, p.value_strides.time, slice_columns);
+  const TileCopy<Rows, kC, S::kThreads> copy_query(of_head(p.query, p.query_strides),
+                                                   p.query_strides.time),
+      copy_key(of_head(p.key, p.key_strides), p.key_strides.time);
+  const TileCopy<Columns, kC, S::kThreads> copy_value(
+      of_head(p.value, p.value_strides) + first_column, p.value_strides.time);
 
-  const int64_t chunks = (p.seq_len + kC - 1) / kC;
-  const int64_t per_segment = (chunks + p.segments - 1) / p.segments;
-  const int64_t first_visit = min(int64_t{blockIdx.z} * per_segment, chunks);
-  const int64_t visits = min(first_visit + per_segment, chunks) - first_visit;
-  const auto token_of = [&](int64_t visit) {
-    return (kBackward ? chunks - 1 - (first_visit + visit) : first_visit + visit) * kC;
-  };
-  const auto stage_of = [&](int64_t visit) {
+  const Walk<kC, kBackward> walk(p, kPass == Pass::kSegmentStates ? p.parts_of_segment : 1);
+  const int visits = walk.visits;
+  const auto stage_of = [&](int visit) {
     return base + static_cast<uint32_t>(visit % S::kStages) * S::kStageBytes;
   };
-  const auto fetch = [&](int64_t visit) {
-    const int64_t t0 = token_of(visit), tokens = p.seq_len - t0;
+  const auto fetch = [&](int visit) {
+    const int64_t t0 = walk.token_of(visit), tokens = p.seq_len - t0;
     const uint32_t to = stage_of(visit);
-    if (kOutput) copy_query(to, t0, tokens);
-    copy_key(to + S::kKey, t0, tokens);
-    copy_value(to + S::kValue, t0, tokens);
+    if (kOutput) copy_query(to, t0, tokens, 0, p.m_dim);
+    copy_key(to + S::kKey, t0, tokens, 0, p.m_dim);
+    copy_value(to + S::kValue, t0, tokens, 0, slice_columns);
     commit_copies();
   };
 
   // state[i]: value columns g and g + 8 of this warp's 16, rows 8 i + 2 t4 and + 1 of its part.
   float state[kMPart / 8][4];
-  const int64_t bh_count = p.batch * p.heads;
+  const StatePart<kMPart / 8> state_part(p, bh, part * kMPart, p.m_dim - part * kMPart,
+                                         first_column + column_warp * 16);
   // A segment's entering state is in its place of segment_states; the first pass starts from zero.
   constexpr bool kFirstPass = kPass == Pass::kSegmentStates;
-  const float* state_in = kFirstPass ? nullptr : (p.segments > 1 ? p.segment_states : p.state_in);
-  float* state_out = kFirstPass ? p.segment_states : p.state_out;
-  const auto state_index = [&](const int64_t segment, int i, int c, bool transposed) -> int64_t {
-    const int64_t row = part * kMPart + 8 * i + 2 * t4 + (c & 1);
-    const int64_t column = first_column + column_warp * 16 + g + (c & 2) * 4;
-    if (row >= p.m_dim || column >= p.n_dim) return -1;
-    const int64_t first = (segment * bh_count + bh) * p.m_dim * p.n_dim;
-    return first + (transposed ? column * p.m_dim + row : row * p.n_dim + column);
-  };
-#pragma unroll
-  for (int i = 0; i < kMPart / 8; ++i)
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const int64_t from = state_in ? state_index(p.segments > 1 ? blockIdx.z : 0, i, c,
-                                                  p.segments > 1 && p.entering_transposed)
-                                    : -1;
-      state[i][c] = from >= 0 ? state_in[from] : 0.0f;
-    }
+  const bool entered = p.segments > 1;
+  state_part.load(state,
+                  kFirstPass ? nullptr
+                  : entered  ? p.segment_states
+                             : p.state_in,
+                  entered ? blockIdx.z : 0, entered && p.entering_transposed);
 
   if (visits > 0) {
     if (S::kStages > 1) fetch(0);
-    if (warp == kWarps - 1) find_weights<kC, kBackward>(weights[0], p, {p, b, h, token_of(0)});
+    if (warp == kWarps - 1) find_weights<kC, kBackward>(weights[0], p, {p, b, h, walk.token_of(0)});
   }
-  TokenInputs<kC> inputs(p, b, h, token_of(1));  // of the next chunk
+  TokenInputs<kC> inputs(p, b, h, walk.token_of(1));  // of the next chunk
   const uint32_t query_lane = Rows::down_first(lane), key_lane = Rows::right_first(lane);
   const uint32_t part_lane = query_lane + Rows::at(0, part * kMPart);
   const uint32_t value_lane = Columns::right_first(lane) + Columns::at(0, column_warp * 16);
@@ -152,7 +133,7 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   const int64_t out_first =
       (b * p.seq_len * p.heads + h) * p.n_dim + first_column + column_warp * 16 + 2 * t4;
   float across_all = 1;
-  for (int64_t visit = 0; visit < visits; ++visit) {
+  for (int visit = 0; visit < visits; ++visit) {
     if (S::kStages == 1) {
       __syncthreads();  // all are done with the chunk before
       fetch(visit);
@@ -163,7 +144,7 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
       if (S::kStages > 1) fetch(visit + 1);
       if (warp == kWarps - 1) {
         find_weights<kC, kBackward>(weights[(visit + 1) % 2], p, inputs);
-        inputs = {p, b, h, token_of(visit + 2)};
+        inputs = {p, b, h, walk.token_of(visit + 2)};
       }
     }
     const Weights<kC>& w = weights[visit % 2];
@@ -172,7 +153,7 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     if constexpr (kPass == Pass::kCheckpoints) {
       static_assert(S::kParts == 1 && S::kSlice <= S::kStages * kC && kSweepCheckpoint % kC == 0,
                     "each warp has 16 rows of the queries' place, which is unused");
-      const int64_t t0 = token_of(visit), next = t0 + kC;
+      const int64_t t0 = walk.token_of(visit), next = t0 + kC;
       if (kBackward ? next % kSweepCheckpoint == 0 || next >= p.seq_len
                     : t0 % kSweepCheckpoint == 0) {
         const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint;
@@ -218,7 +199,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
               const float between =
                   kBackward ? w.source[column] - row_sum : row_sum - w.source[column];
               bool seen = kBackward ? column >= row : row >= column;
-              if (w.starts > 0) seen = seen && w.document[row] == w.document[column];
+              if (w.starts)
+                seen = seen && (kBackward ? column <= w.reach[row] : column >= w.reach[row]);
               masked[right] =
                   seen ? (score[0][half][c] + score[1][half][c]) * exp2_of(between) : 0.0f;
             }
@@ -328,8 +310,8 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
         }
       }
       if (part == 0) {
-        const int64_t tokens = p.seq_len - token_of(visit);
-        int64_t row = out_first + (token_of(visit) + g) * out_stride;
+        const int64_t tokens = p.seq_len - walk.token_of(visit);
+        int64_t row = out_first + (walk.token_of(visit) + g) * out_stride;
         const int columns = static_cast<int>(slice_columns) - column_warp * 16 - 2 * t4;
         const float skip = p.skip ? p.skip[h] : 0.0f;
         const unsigned char* values = memory + (v_tile - base);
@@ -361,30 +343,26 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   }
 
   if (kFirstPass && threadIdx.x == 0 && blockIdx.x == 0)
-    p.segment_across[int64_t{blockIdx.z} * bh_count + bh] = across_all;
+    p.part_across[int64_t{blockIdx.z} * p.batch * p.heads + bh] = across_all;
+  float* state_out = kFirstPass ? p.part_states : p.state_out;
   const bool last = kFirstPass || p.segments == 1 || blockIdx.z + 1 == p.segments;
-  if (!state_out || !last) return;
-#pragma unroll
-  for (int i = 0; i < kMPart / 8; ++i)
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const int64_t to = state_index(kFirstPass ? blockIdx.z : 0, i, c, false);
-      if (to >= 0) state_out[to] = state[i][c];
-    }
+  if (state_out && last) state_part.store(state, state_out, kFirstPass ? blockIdx.z : 0);
 }
 
-// From each segment's own contribution to the state that enters it.
-__global__ void enter_segments(const __grid_constant__ GpuSweepParams p) {
+// The states that enter the segments, from what their parts add and let pass.
+__global__ void enter_kernel(const __grid_constant__ GpuSweepParams p) {
   const int64_t size = p.m_dim * p.n_dim, all = p.batch * p.heads * size;
   const int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= all) return;
   float entering = p.state_in ? p.state_in[at] : 0.0f;
-  for (int64_t segment = 0; segment < p.segments; ++segment) {
-    float& slot = p.segment_states[segment * all + at];
-    const float own = segment + 1 < p.segments ? slot : 0.0f;
-    slot = entering;
-    if (segment + 1 < p.segments)
-      entering = own + p.segment_across[segment * p.batch * p.heads + at / size] * entering;
+  p.segment_states[at] = entering;
+  for (int64_t segment = 1; segment < p.segments; ++segment) {
+    for (int64_t i = 0; i < p.parts_of_segment; ++i) {
+      const int64_t part = (segment - 1) * p.parts_of_segment + i;
+      entering = p.part_states[part * all + at] +
+                 p.part_across[part * p.batch * p.heads + at / size] * entering;
+    }
+    p.segment_states[segment * all + at] = entering;
   }
 }
 
@@ -400,9 +378,9 @@ void run_kernel(const GpuSweepParams& p, int64_t segments, cudaStream_t stream) 
 template <class S, bool kBackward, Pass kPass = Pass::kOutput>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   if (p.segments > 1 && !p.entering_known) {
-    run_kernel<S, kBackward, Pass::kSegmentStates>(p, p.segments - 1, stream);
-    const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
-    enter_segments<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
+    run_kernel<S, kBackward, Pass::kSegmentStates>(p, (p.segments - 1) * p.parts_of_segment,
+                                                   stream);
+    enter_segments(p, stream);
   }
   run_kernel<S, kBackward, kPass>(p, p.segments, stream);
 }
@@ -427,11 +405,14 @@ void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
                 : run_sweep<Shape<512, 64, 32, 2, 2, 1>, kBackward>(p, stream);
 }
 
-void launch(const GpuSweepParams& p, void* stream) {
-  if (p.backward)
-    run_shape<true>(p, static_cast<cudaStream_t>(stream));
+void launch(const GpuSweepParams& p, void* of_torch) {
+  const auto stream = static_cast<cudaStream_t>(of_torch);
+  if (!p.checkpoints && wide_sweep_supports(p.m_dim, p.n_dim, p.skip != nullptr))
+    wide_sweep(p, stream);
+  else if (p.backward)
+    run_shape<true>(p, stream);
   else
-    run_shape<false>(p, static_cast<cudaStream_t>(stream));
+    run_shape<false>(p, stream);
 }
 
 [[maybe_unused]] const bool registered = [] {
@@ -440,4 +421,10 @@ void launch(const GpuSweepParams& p, void* stream) {
 }();
 
 }  // namespace
+
+void gpu::enter_segments(const GpuSweepParams& p, cudaStream_t stream) {
+  const int64_t all = p.batch * p.heads * p.m_dim * p.n_dim;
+  enter_kernel<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream>>>(p);
+}
+
 }  // namespace ceiling

@@ -11,46 +11,54 @@
 namespace ceiling {
 namespace {
 
+struct Shape {
+  int64_t batch, seq_len, heads, k_dim, v_dim;
+};
+
+void check_shape(SelftestReport& report, const Shape& s, RetentionForm form, bool per_token) {
+  Segments segments = make_segments(
+      report.random({s.batch, s.seq_len}).gt(1.8).to(at::kInt).cumsum(1).to(at::kInt));
+  Segments there = segments;
+  for (at::Tensor* x : {&there.document, &there.start, &there.position})
+    if (x->defined()) *x = x->to(report.device());
+  const at::Tensor fixed = -at::linspace(0.01, 0.2, s.heads, at::kDouble);
+  std::vector<at::Tensor> inputs = {report.random({s.batch, s.seq_len, s.heads, s.k_dim}),
+                                    report.random({s.batch, s.seq_len, s.heads, s.k_dim}) /
+                                        std::sqrt(static_cast<double>(s.k_dim)),
+                                    report.random({s.batch, s.seq_len, s.heads, s.v_dim}),
+                                    report.random({s.batch, s.heads, s.k_dim, s.v_dim})};
+  if (per_token) inputs.push_back(-0.1 * report.random({s.batch, s.seq_len, s.heads}).abs());
+  report.differentiable(
+      "retention",
+      fmt::format("{} B {} T {} H {} K {} V {}{}",
+                  form == RetentionForm::kChunk ? "chunk" : "recurrent", s.batch, s.seq_len,
+                  s.heads, s.k_dim, s.v_dim, per_token ? ", decay per token" : ""),
+      [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
+        const auto out = retention(in[0], in[1], in[2], per_token ? in[4].to(at::kFloat) : fixed,
+                                   in[3].to(at::kFloat), there, form, 64);
+        return {out.o, out.state};
+      },
+      [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
+        const auto out =
+            retention_reference(in[0], in[1], in[2], per_token ? in[4] : fixed, in[3], segments);
+        return {out.o, out.state};
+      },
+      inputs, {}, at::kBFloat16, selftest_bound(at::kBFloat16));
+}
+
 // Each width of the kernels' tiles, lengths around the chunk's, documents, a carried state.
 const RegisterSelftest kSelftest("retention", [](SelftestReport& report) {
-  struct Shape {
-    int64_t batch, seq_len, heads, k_dim, v_dim;
-  };
   for (const Shape& s :
        {Shape{2, 33, 2, 64, 64}, Shape{2, 70, 2, 128, 128}, Shape{1, 200, 2, 128, 64},
-        Shape{1, 65, 2, 256, 512}, Shape{67, 33, 1, 136, 136}, Shape{2, 40, 2, 24, 40},
-        // Time in segments.
-        Shape{1, 600, 2, 128, 64}, Shape{1, 300, 1, 192, 320}}) {
-    const at::Tensor log_decay = -at::linspace(0.01, 0.2, s.heads, at::kDouble);
-    const Segments segments = make_segments(
-        report.random({s.batch, s.seq_len}).gt(1.8).to(at::kInt).cumsum(1).to(at::kInt));
-    for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent}) {
-      if (form == RetentionForm::kRecurrent && s.seq_len > 200) continue;  // has no segments
-      Segments there = segments;
-      for (at::Tensor* x : {&there.document, &there.start, &there.position})
-        if (x->defined()) *x = x->to(report.device());
-      report.differentiable(
-          "retention",
-          fmt::format("{} B {} T {} H {} K {} V {}",
-                      form == RetentionForm::kChunk ? "chunk" : "recurrent", s.batch, s.seq_len,
-                      s.heads, s.k_dim, s.v_dim),
-          [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
-            const auto out =
-                retention(in[0], in[1], in[2], log_decay, in[3].to(at::kFloat), there, form, 64);
-            return {out.o, out.state};
-          },
-          [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
-            const auto out = retention_reference(in[0], in[1], in[2], log_decay, in[3], segments);
-            return {out.o, out.state};
-          },
-          {report.random({s.batch, s.seq_len, s.heads, s.k_dim}),
-           report.random({s.batch, s.seq_len, s.heads, s.k_dim}) /
-               std::sqrt(static_cast<double>(s.k_dim)),
-           report.random({s.batch, s.seq_len, s.heads, s.v_dim}),
-           report.random({s.batch, s.heads, s.k_dim, s.v_dim})},
-          {}, at::kBFloat16, selftest_bound(at::kBFloat16));
-    }
-  }
+        Shape{1, 65, 2, 256, 512}, Shape{67, 33, 1, 136, 136}, Shape{2, 40, 2, 24, 40}})
+    for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent})
+      check_shape(report, s, form, false);
+  // Time in segments, whose states a first pass finds, or the sweep before notes down.
+  for (const Shape& s :
+       {Shape{1, 600, 2, 128, 64}, Shape{1, 300, 1, 192, 320}, Shape{30, 130, 1, 72, 512}})
+    check_shape(report, s, RetentionForm::kChunk, false);
+  for (const Shape& s : {Shape{1, 130, 1, 128, 136}, Shape{1, 70, 1, 192, 320}})
+    check_shape(report, s, RetentionForm::kChunk, true);
 });
 
 }  // namespace

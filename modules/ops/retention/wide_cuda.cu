@@ -1,0 +1,442 @@
+// A sweep in chunks of 64 tokens by the products of warpgroups (wgmma), sm_90a, for heads of more
+// than 64 columns. README.md has the maths.
+//
+// Bound:  tensor cores for 256/512, HBM for 128/128.
+// Floor:  0.24 ms for 32,768 tokens x 8 heads x 256/512 at 798 TFLOP/s. Per 64 tokens and slice of
+//   128 columns: 4.2 MFLOP each to read and to move the state, 2.1 for the scores (again in every
+//   slice), 1 for scores times values.
+// Layout: one block per (b, h, slice of 128 value columns). Two warpgroups keep the transposed
+//   state of 64 columns x kM rows each in registers, whose sums have the layout of the left operand
+//   of the product that reads them: out^T = state^T query^T + value^T scores^T. Each finds one half
+//   of the scores, which meet in shared memory. A third warpgroup, with few registers, is a chunk
+//   or more ahead: it copies, and finds the weights.
+// Limits: kM of at most 256. Wider queries are taken by two launches, of which the second adds to
+//   what the first has written, in its type.
+#include "modules/ops/cuda/mma.cuh"
+#include "modules/ops/cuda/wgmma.cuh"
+#include "modules/ops/retention/chunk.cuh"
+
+namespace ceiling {
+namespace {
+
+using namespace gpu;
+
+constexpr int kScoresMet = 1;  // a barrier: both halves of the scores are there
+
+// Of the rows of the state (columns of query and key), those that one launch takes.
+struct Part {
+  int64_t first, count;
+};
+
+// kM: rows of the state, rounded up. kOutput: out is made, else only the states of segments, which
+// takes no queries. kStages: chunks in shared memory.
+template <int kM_, bool kOutput_>
+struct Shape {
+  static constexpr int kM = kM_, kStages = !kOutput_ ? 4 : kM == 128 ? 3 : 2;
+  static constexpr bool kOutput = kOutput_;
+  static constexpr int kC = 64, kSlice = 128;
+  static constexpr int kGroup = 4 * kWarp;  // threads of a warpgroup
+  static constexpr int kProducts = 2 * kGroup, kThreads = kProducts + kGroup;
+  using Rows = PanelTile<kM, kC>;         // of query and key
+  using Columns = PanelTile<kSlice, kC>;  // of value, then of out; a panel for each warpgroup
+  using Scores = PanelTile<kC, kC>;
+  // Offsets in a stage, and after them all.
+  static constexpr uint32_t kKey = kOutput ? Rows::kBytes : 0, kValue = kKey + Rows::kBytes;
+  static constexpr uint32_t kStageBytes = kValue + Columns::kBytes;
+  static constexpr uint32_t kScores = kStages * kStageBytes;
+  static constexpr uint32_t kBefore = kScores + (kOutput ? 2 * Scores::kBytes : 0);
+  static constexpr uint32_t kWeights = kBefore + (kOutput && kM == 256 ? Columns::kBytes : 0);
+  static constexpr uint32_t kBytes = kWeights + kStages * sizeof(Weights<kC>);
+  static_assert(kBytes <= 227 * 1024, "shared memory of an SM");
+  // Barriers of the block: a stage is full, for one of the warpgroups; a stage is empty.
+  __device__ static int full(int stage, int group) { return 2 + 2 * stage + group; }
+  __device__ static int empty(int stage) { return 2 + 2 * kStages + stage; }
+};
+
+// What all threads of a block know.
+template <class S, bool kBackward>
+struct Place {
+  const Walk<S::kC, kBackward> walk;
+  int64_t bh, b, h, slice;
+  uint32_t base;  // of shared memory
+  Weights<S::kC>* weights;
+
+  __device__ explicit Place(const GpuSweepParams& p, unsigned char* memory)
+      : walk(p, S::kOutput ? 1 : p.parts_of_segment),
+        bh(blockIdx.y),
+        b(bh / p.heads),
+        h(bh % p.heads),
+        slice(int64_t{blockIdx.x} * S::kSlice),
+        base(shared_address(memory)),
+        weights(reinterpret_cast<Weights<S::kC>*>(memory + S::kWeights)) {}
+  __device__ const bf16* of_head(const void* tensor, const GpuSweepStrides& strides) const {
+    return static_cast<const bf16*>(tensor) + b * strides.batch + h * strides.head;
+  }
+};
+
+// Copies, by the warpgroup that does not multiply.
+template <class S, bool kBackward>
+__device__ void fill_stages(const GpuSweepParams& p, const Part& part,
+                            const Place<S, kBackward>& at) {
+  using Panel = PanelTile<64, S::kC>;
+  const auto copy = [&](const void* tensor, const GpuSweepStrides& strides, int64_t first) {
+    return TileCopy<Panel, S::kC, S::kGroup>(at.of_head(tensor, strides) + first, strides.time);
+  };
+  const auto copy_query = copy(p.query, p.query_strides, part.first),
+             copy_key = copy(p.key, p.key_strides, part.first),
+             copy_value = copy(p.value, p.value_strides, at.slice);
+  const bool weighs = threadIdx.x / kWarp == S::kThreads / kWarp - 1;
+  const auto inputs_of = [&](int visit) {
+    return TokenInputs<S::kC>(p, at.b, at.h, at.walk.token_of(visit));
+  };
+  TokenInputs<S::kC> inputs = inputs_of(0);
+  const auto tell = [&](int visit) {
+    publish_to_wgmma();
+    for (int group = 0; group < 2; ++group)
+      barrier_arrive(S::full(visit % S::kStages, group), 2 * S::kGroup);
+  };
+  // Chunks whose copies are under way while those of an earlier one arrive.
+  constexpr int kAhead = S::kStages - 2;
+  for (int visit = 0; visit < at.walk.visits; ++visit) {
+    const int stage = visit % S::kStages;
+    if (visit >= S::kStages) barrier_wait(S::empty(stage), S::kThreads);
+    const int64_t t0 = at.walk.token_of(visit), tokens = p.seq_len - t0;
+    const uint32_t to = at.base + stage * S::kStageBytes;
+#pragma unroll
+    for (int panel = 0; panel < S::kM / 64; ++panel) {
+      if (S::kOutput)
+        copy_query(to + panel * Panel::kPanel, t0, tokens, 64 * panel, part.count - 64 * panel);
+      copy_key(to + S::kKey + panel * Panel::kPanel, t0, tokens, 64 * panel,
+               part.count - 64 * panel);
+    }
+#pragma unroll
+    for (int panel = 0; panel < S::kSlice / 64; ++panel)
+      copy_value(to + S::kValue + panel * Panel::kPanel, t0, tokens, 64 * panel,
+                 p.n_dim - at.slice - 64 * panel);
+    commit_copies();
+    if (weighs) {
+      find_weights<S::kC, kBackward>(at.weights[stage], p, inputs);
+      inputs = inputs_of(visit + 1);
+    }
+    wait_copies<kAhead>();
+    if (visit >= kAhead) tell(visit - kAhead);
+  }
+  wait_copies<0>();
+  for (int visit = max(at.walk.visits - kAhead, 0); visit < at.walk.visits; ++visit) tell(visit);
+}
+
+template <class S, bool kBackward, bool kWide, bool kAdd>
+__device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned char* memory,
+                         const Place<S, kBackward>& at, int warp) {
+  constexpr bool kOutput = S::kOutput, kFirstPass = !kOutput;
+  constexpr int kC = S::kC, kM = S::kM, kSteps = kC / 16;
+  constexpr int kBatch = kM == 256 ? 2 : 4, kBatches = kM / 16 / kBatch;  // products at a time
+  using Rows = typename S::Rows;
+  using Columns = typename S::Columns;
+  using Scores = typename S::Scores;
+  const uint32_t base = at.base;
+  const int lane = threadIdx.x % kWarp, t4 = lane % 4;
+  const int group = warp / 4, group_warp = warp % 4;
+  const int64_t first_column = at.slice + warp * 16;  // of this warp's 16
+
+  // Where a lane finds 16 tokens of its warp's values for load_matrices_transposed, and with which
+  // it takes part in copies of out: rows of 16 columns.
+  const auto value_at = [&](int of_lane) {
+    return group * Columns::kPanel +
+           Columns::at(of_lane / 16 * 8 + of_lane % 8, group_warp * 16 + of_lane / 8 % 2 * 8);
+  };
+  const auto out_at = [&](int of_lane) {
+    return group * Columns::kPanel + Columns::at(of_lane % 16, group_warp * 16 + of_lane / 16 * 8);
+  };
+  const auto out_column = [&](int of_lane) { return first_column + of_lane / 16 * 8; };
+  const int64_t out_stride = p.heads * p.n_dim;
+  const auto out_of = [&](int64_t token) {
+    return ((at.b * p.seq_len + token) * p.heads + at.h) * p.n_dim;
+  };
+  // What the launch before has written, for this warp alone.
+  const auto fetch_before = [&](int visit) {
+    const int64_t t0 = at.walk.token_of(visit) + lane % 16,
+                  tokens = visit < at.walk.visits ? p.seq_len - t0 : 0;
+    const bf16* from = static_cast<const bf16*>(p.out) + out_of(t0) + out_column(lane);
+#pragma unroll
+    for (int i = 0; i < kC / 16; ++i)
+      copy_async(base + S::kBefore + out_at(lane) + Columns::at(16 * i, 0),
+                 from + 16 * i * out_stride, 16 * i < tokens && out_column(lane) < p.n_dim);
+    commit_copies();
+  };
+
+  float state[kM / 8][4];
+  const StatePart<kM / 8> state_part(p, at.bh, part.first, part.count, first_column);
+  const bool entered = kOutput && p.segments > 1;
+  state_part.load(state,
+                  kFirstPass ? nullptr
+                  : entered  ? p.segment_states
+                             : p.state_in,
+                  entered ? blockIdx.z : 0, entered && p.entering_transposed);
+
+  if (kAdd && !kWide) fetch_before(0);
+  float across_all = 1;
+  // Visits after which a state is noted down; 0: none.
+  const int recorded = kOutput && p.recorded_segments > 1
+                           ? (at.walk.visits + static_cast<int>(p.recorded_segments) - 1) /
+                                 static_cast<int>(p.recorded_segments)
+                           : 0;
+  for (int visit = 0; visit < at.walk.visits; ++visit) {
+    const int stage = visit % S::kStages;
+    // The registers are full: what is asked for once in a visit is found anew in each.
+    const uint32_t q_tile = forgotten(base + stage * S::kStageBytes), k_tile = q_tile + S::kKey,
+                   v_tile = q_tile + S::kValue;
+    // Of two, as a warpgroup may be a visit ahead of the other's reading.
+    const uint32_t scores = base + S::kScores + visit % 2 * Scores::kBytes;
+    const Weights<kC>& w = at.weights[stage];
+    if constexpr (kOutput)
+      if (recorded > 0 && visit % recorded == 0)
+        state_part.store(state, p.segment_states, visit / recorded);
+    barrier_wait(S::full(stage, group), 2 * S::kGroup);
+
+    // No branch from here to the last wait: across one the compiler would wait for the products.
+    float score[4][4], out[8][4];
+    // 16 tokens' values each, as a left operand of columns x tokens.
+    uint32_t value[kSteps][4], moved[kSteps][4];
+    if constexpr (kOutput) {
+      wgmma_begin();
+#pragma unroll
+      for (int k = 0; k < kM / 16; ++k)
+        wgmma(score, Rows::columns(q_tile, 0, 16 * k), Rows::columns(k_tile, 32 * group, 16 * k),
+              k > 0);
+      wgmma_commit();
+      // What the entering state gives, some of its rows at a time. The first waits say that the
+      // state is not in use: without them the compiler adds longer ones.
+      uint32_t rows[2][kBatch][4];
+#pragma unroll
+      for (int batch = 0; batch < kBatches; ++batch) {
+        if (batch == 0) wgmma_wait<1>();
+        if (batch == 1) wgmma_wait<2>();
+        if (batch >= 2) wgmma_wait<1>(), wgmma_used(rows[batch % 2]);
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+          const int block = 2 * (batch * kBatch + k);
+          const float(&even)[4] = state[block], (&odd)[4] = state[block + 1];
+          uint32_t(&to)[4] = rows[batch % 2][k];
+          to[0] = pack(even[0], even[1]), to[1] = pack(even[2], even[3]);
+          to[2] = pack(odd[0], odd[1]), to[3] = pack(odd[2], odd[3]);
+        }
+        wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k)
+          wgmma(out, rows[batch % 2][k], Rows::columns(q_tile, 0, 16 * (batch * kBatch + k)),
+                batch + k > 0);
+        wgmma_commit();
+      }
+      // The rows `row` and row + 8 of the scores, of the columns from `column` on.
+      const int now = forgotten(lane), row = group_warp * 16 + now / 4,
+                column = 32 * group + now % 4 * 2;
+      const float row_sum[2] = {w.sum[row], w.sum[row + 8]};
+      const int reach[2] = {w.reach[row], w.reach[row + 8]};
+      float2 source[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        source[i] = *reinterpret_cast<const float2*>(w.source + column + 8 * i);
+      wgmma_wait<(kBatches < 2 ? kBatches : 2)>();
+      wgmma_arrived(score);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int down = 0; down < 2; ++down) {
+          // Seen are the columns from reach to the row (backward in time, from the row to reach).
+          const int own = row + 8 * down;
+          const unsigned seen = kBackward ? reach[down] - own : own - reach[down];
+          const auto masked = [&](int right, float of_column) {
+            const unsigned distance =
+                kBackward ? column + 8 * i + right - own : own - (column + 8 * i + right);
+            const float between = kBackward ? of_column - row_sum[down] : row_sum[down] - of_column;
+            return distance <= seen ? score[i][2 * down + right] * exp2_of(between) : 0.0f;
+          };
+          store_shared(scores + Scores::at(own, 32 * group + 8 * i) + now % 4 * 4,
+                       pack(masked(0, source[i].x), masked(1, source[i].y)));
+        }
+      publish_to_wgmma();
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+        load_matrices_transposed(value[k], v_tile + value_at(now) + Columns::at(16 * k, 0));
+      float2 enter[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        enter[i] = *reinterpret_cast<const float2*>(w.enter + 8 * i + now % 4 * 2);
+      wgmma_wait<0>();
+      wgmma_arrived(out), wgmma_used(rows[0]), wgmma_used(rows[1]);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        out[i][0] *= enter[i].x, out[i][1] *= enter[i].y;
+        out[i][2] *= enter[i].x, out[i][3] *= enter[i].y;
+      }
+      barrier_wait(kScoresMet, S::kProducts);
+      wgmma_begin();
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+        wgmma(out, value[k], Scores::columns(scores, 0, 16 * k), true);
+      wgmma_commit();
+    } else {
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+        load_matrices_transposed(value[k], v_tile + value_at(lane) + Columns::at(16 * k, 0));
+    }
+
+    float2 leave[kSteps][2];
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        leave[k][half] = *reinterpret_cast<const float2*>(w.leave + k * 16 + half * 8 + 2 * t4);
+    const float across = w.across;
+    across_all *= across;
+#pragma unroll
+    for (int i = 0; i < kM / 8; ++i)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) state[i][c] *= across;
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+      for (int m = 0; m < 4; ++m)
+        moved[k][m] = scaled(value[k][m], leave[k][m / 2].x, leave[k][m / 2].y);
+    wgmma_begin();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) wgmma_rows(state, moved[k], Rows::rows(k_tile, 16 * k));
+    wgmma_commit();
+
+    const int now = forgotten(lane);
+    const int64_t t0 = at.walk.token_of(visit), tokens = p.seq_len - t0;
+    if constexpr (kOutput && !kWide) {
+      wgmma_wait<1>();
+      wgmma_arrived(out), wgmma_used(value);
+      if constexpr (kAdd) {
+        wait_copies<0>();
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          uint32_t before[4];
+          load_matrices_transposed(before,
+                                   base + S::kBefore + value_at(now) + Columns::at(16 * i, 0));
+#pragma unroll
+          for (int m = 0; m < 4; ++m) {  // columns g, g + 8; then the next eight tokens
+            const float2 x =
+                __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&before[m]));
+            float(&to)[4] = out[2 * i + m / 2];
+            to[m % 2 * 2] += x.x, to[m % 2 * 2 + 1] += x.y;
+          }
+        }
+        __syncwarp();
+        fetch_before(visit + 1);
+      }
+      // Transposed in the place of this warp's values, which only it has read.
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        const float(&even)[4] = out[2 * i], (&odd)[4] = out[2 * i + 1];
+        store_matrices_transposed(v_tile + value_at(now) + Columns::at(16 * i, 0),
+                                  {pack(even[0], even[1]), pack(even[2], even[3]),
+                                   pack(odd[0], odd[1]), pack(odd[2], odd[3])});
+      }
+      __syncwarp();
+      bf16* to = static_cast<bf16*>(p.out) + out_of(t0 + now % 16) + out_column(now);
+      const unsigned char* from = memory + (v_tile - base) + out_at(now);
+      uint4 row[kC / 16];
+#pragma unroll
+      for (int i = 0; i < kC / 16; ++i)
+        row[i] = *reinterpret_cast<const uint4*>(from + Columns::at(16 * i, 0));
+#pragma unroll
+      for (int i = 0; i < kC / 16; ++i)
+        store_if(now % 16 + 16 * i < tokens && out_column(now) < p.n_dim, to + 16 * i * out_stride,
+                 row[i]);
+    }
+    wgmma_wait<0>();
+    wgmma_arrived(state), wgmma_used(moved);
+    if constexpr (kOutput && kWide) {
+      wgmma_arrived(out), wgmma_used(value);
+      float* to = static_cast<float*>(p.out) + out_of(t0 + now % 4 * 2) + first_column + now / 4;
+#pragma unroll
+      for (int i = 0; i < 8; ++i, to += 8 * out_stride)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          if (8 * i + now % 4 * 2 + (c & 1) >= tokens ||
+              first_column + now / 4 + (c & 2) * 4 >= p.n_dim)
+            continue;
+          float& element = to[(c & 1) * out_stride + (c & 2) * 4];
+          element = kAdd ? element + out[i][c] : out[i][c];
+        }
+    }
+    if (visit + S::kStages < at.walk.visits) barrier_arrive(S::empty(stage), S::kThreads);
+  }
+
+  if (kFirstPass && threadIdx.x == 0 && blockIdx.x == 0)
+    p.part_across[int64_t{blockIdx.z} * p.batch * p.heads + at.bh] = across_all;
+  float* state_out = kFirstPass ? p.part_states : p.state_out;
+  const bool last = kFirstPass || p.segments == 1 || blockIdx.z + 1 == p.segments;
+  if (state_out && last) state_part.store(state, state_out, kFirstPass ? blockIdx.z : 0);
+}
+
+template <class S, bool kBackward, bool kWide, bool kAdd>
+__global__ __launch_bounds__(S::kThreads,
+                             1) void wide_kernel(const __grid_constant__ GpuSweepParams p,
+                                                 const __grid_constant__ Part part) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const Place<S, kBackward> at(p, memory);
+  // The same in all lanes, for the compiler too.
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
+  if (warp >= S::kProducts / kWarp) {
+    give_registers<40>();
+    fill_stages<S, kBackward>(p, part, at);
+  } else {
+    take_registers<232>();
+    multiply<S, kBackward, kWide, kAdd>(p, part, memory, at, warp);
+  }
+}
+
+template <class S, bool kBackward, bool kWide, bool kAdd>
+void run_kernel(const GpuSweepParams& p, const Part& part, int64_t segments, cudaStream_t stream) {
+  constexpr auto kernel = wide_kernel<S, kBackward, kWide, kAdd>;
+  allow_shared<kernel>(S::kBytes);
+  const dim3 grid(static_cast<unsigned>((p.n_dim + S::kSlice - 1) / S::kSlice),
+                  static_cast<unsigned>(p.batch * p.heads), static_cast<unsigned>(segments));
+  kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p, part);
+}
+
+template <int kM, bool kBackward, bool kWide>
+void run_output(const GpuSweepParams& p, const Part& low, const Part& high, cudaStream_t stream) {
+  using S = Shape<kM, true>;
+  run_kernel<S, kBackward, kWide, false>(p, low, p.segments, stream);
+  if constexpr (kM == 256)
+    if (high.count > 0) run_kernel<S, kBackward, kWide, true>(p, high, p.segments, stream);
+}
+
+template <int kM, bool kBackward>
+void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
+  const Part low{0, min(p.m_dim, int64_t{kM})}, high{low.count, p.m_dim - low.count};
+  if (p.segments > 1 && !p.entering_known) {
+    for (const Part& part : {low, high})
+      if (part.count > 0)
+        run_kernel<Shape<kM, false>, kBackward, false, false>(
+            p, part, (p.segments - 1) * p.parts_of_segment, stream);
+    enter_segments(p, stream);
+  }
+  if (p.wide_out)
+    run_output<kM, kBackward, true>(p, low, high, stream);
+  else
+    run_output<kM, kBackward, false>(p, low, high, stream);
+}
+
+template <bool kBackward>
+void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
+  if (p.m_dim <= 128) return run_sweep<128, kBackward>(p, stream);
+  run_sweep<256, kBackward>(p, stream);
+}
+
+}  // namespace
+
+void gpu::wide_sweep(const GpuSweepParams& p, cudaStream_t stream) {
+  if (p.backward)
+    run_shape<true>(p, stream);
+  else
+    run_shape<false>(p, stream);
+}
+
+}  // namespace ceiling
