@@ -55,7 +55,7 @@ const RegisterSelftest kSelftest("retention", [](SelftestReport& report) {
       check_shape(report, s, form, false);
   // Time in segments, whose states a first pass finds, or the sweep before notes down.
   for (const Shape& s :
-       {Shape{1, 600, 2, 128, 64}, Shape{1, 300, 1, 192, 320}, Shape{30, 130, 1, 72, 512}})
+       {Shape{1, 600, 2, 128, 64}, Shape{1, 300, 1, 192, 320}, Shape{17, 390, 1, 72, 512}})
     check_shape(report, s, RetentionForm::kChunk, false);
   for (const Shape& s : {Shape{1, 130, 1, 128, 136}, Shape{1, 70, 1, 192, 320}})
     check_shape(report, s, RetentionForm::kChunk, true);

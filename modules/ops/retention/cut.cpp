@@ -1,0 +1,68 @@
+#include "modules/ops/retention/cut.h"
+
+#include <algorithm>
+
+#include "modules/ops/retention/cuda.h"
+
+namespace ceiling {
+
+namespace {
+
+// What a sweep takes, in visits of a block to a unit of time (kSweepUnit), where time is cut into
+// `segments`: rounds of the blocks that run side by side, each of which has a state to read as
+// well. The first pass, if there is one, reads key and value alone.
+constexpr double kOfState = 2, kOfFirstPass = 0.55;
+
+double rounds(const SweepTiling& tiling, int64_t blocks) {
+  return static_cast<double>((blocks + tiling.resident_blocks - 1) / tiling.resident_blocks);
+}
+// Without the first pass.
+double visits(const SweepTiling& tiling, int64_t blocks, int64_t units, int64_t segments) {
+  const double each = static_cast<double>((units + segments - 1) / segments) + kOfState;
+  return static_cast<double>(tiling.launches) * each * rounds(tiling, blocks * segments);
+}
+// Of the first pass, with each segment in so many parts.
+double first_visits(const SweepTiling& tiling, int64_t blocks, int64_t units, int64_t segments,
+                    int64_t parts) {
+  if (segments == 1) return 0;
+  const int64_t each = (units + segments - 1) / segments;
+  return static_cast<double>(tiling.launches) *
+         (kOfFirstPass * static_cast<double>((each + parts - 1) / parts) + kOfState) *
+         rounds(tiling, blocks * (segments - 1) * parts);
+}
+
+}  // namespace
+
+Cut cheapest_cut(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len, bool skip,
+                 bool same_next) {
+  const int64_t next_n_dim = same_next ? n_dim : m_dim;
+  const SweepTiling own = sweep_tiling(heads, m_dim, n_dim, skip),
+                    next = sweep_tiling(heads, same_next ? m_dim : n_dim, next_n_dim, skip);
+  const auto blocks = [&](const SweepTiling& tiling, int64_t width) {
+    return heads * ((width + tiling.slice - 1) / tiling.slice);
+  };
+  const int64_t own_blocks = blocks(own, n_dim), next_blocks = blocks(next, next_n_dim);
+  const int64_t units = (seq_len + kSweepUnit - 1) / kSweepUnit;
+  const double uncut = visits(own, own_blocks, units, 1);
+  Cut best;
+  double least = uncut + visits(next, next_blocks, units, 1);
+  const auto consider = [&](const Cut& cut, double all) {
+    if (all < least) best = cut, least = all;
+  };
+  // Segments of at least two units, none of them empty.
+  constexpr int64_t kMost = 64, kMostParts = 4;
+  for (int64_t each = units - 1; each >= std::max<int64_t>(2, units / kMost); --each) {
+    const int64_t segments = (units + each - 1) / each;
+    const double of_next = visits(next, next_blocks, units, segments);
+    for (int64_t parts = 1; parts <= std::min(kMostParts, each); ++parts)
+      consider({segments, parts, 1}, visits(own, own_blocks, units, segments) +
+                                         first_visits(own, own_blocks, units, segments, parts) +
+                                         of_next);
+    const double noting = kOfState * static_cast<double>(segments) * rounds(own, own_blocks);
+    if (wide_sweep_supports(m_dim, n_dim, skip))
+      consider({1, 1, segments}, uncut + noting + of_next);
+  }
+  return best;
+}
+
+}  // namespace ceiling

@@ -1,0 +1,47 @@
+// How time is cut on a GPU: what the self-tests of retention rely on, and what no cut may do.
+#include <gtest/gtest.h>
+
+#include "modules/ops/retention/cuda.h"
+#include "modules/ops/retention/cut.h"
+
+namespace ceiling {
+namespace {
+
+Cut cut_of(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len) {
+  return cheapest_cut(heads, m_dim, n_dim, seq_len, /*skip=*/false, /*same_next=*/false);
+}
+
+TEST(RetentionCutTest, NoSegmentIsEmpty) {
+  for (const int64_t heads : {1, 3, 17, 48, 200})
+    for (const int64_t m_dim : {64, 128, 256, 512})
+      for (const int64_t n_dim : {64, 128, 512})
+        for (int64_t seq_len = 1; seq_len < 40000; seq_len += 1 + seq_len / 7) {
+          const Cut cut = cut_of(heads, m_dim, n_dim, seq_len);
+          const int64_t units = (seq_len + kSweepUnit - 1) / kSweepUnit;
+          for (const int64_t segments : {cut.segments, cut.recorded}) {
+            ASSERT_GE(segments, 1);
+            const int64_t each = (units + segments - 1) / segments;
+            ASSERT_LT((segments - 1) * each, units) << heads << " " << seq_len;
+          }
+          ASSERT_GE(cut.parts, 1);
+          ASSERT_TRUE(cut.segments == 1 || cut.recorded == 1);
+        }
+}
+
+TEST(RetentionCutTest, FewHeadsAreCutAndManyAreNot) {
+  EXPECT_GT(cut_of(16, 128, 128, 32768).segments, 1);
+  EXPECT_EQ(cut_of(256, 128, 128, 2048).segments, 1);
+  EXPECT_EQ(cut_of(256, 128, 128, 2048).recorded, 1);
+}
+
+// The shapes of the self-test meet each way of finding the states that enter segments.
+TEST(RetentionCutTest, TheSelfTestMeetsEachWay) {
+  EXPECT_GT(cut_of(2, 128, 64, 600).segments, 1);
+  const Cut in_parts = cut_of(1, 192, 320, 300);
+  EXPECT_GT(in_parts.segments, 1);
+  EXPECT_GT(in_parts.parts, 1);
+  EXPECT_GT(cut_of(17, 72, 512, 390).recorded, 1);
+}
+
+}  // namespace
+}  // namespace ceiling
