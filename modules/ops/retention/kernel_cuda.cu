@@ -1,6 +1,7 @@
-// A sweep in chunks, sm_90a. README.md has the maths.
+// A sweep in chunks of 32 tokens, sm_90a, for the heads that wide_cuda.cu does not take: narrow ones,
+// and those whose out gains a value of its own. README.md has the maths.
 // Bound:  HBM, if all slices of a head's values meet in L2: query, key, value, out once.
-// Floor:  0.18 ms for 32,768 tokens x 16 heads x 128/128 (537 MB at 3.0 TB/s).
+// Floor:  0.18 ms for 32,768 tokens x 32 heads x 64/64 (537 MB at 3.0 TB/s).
 // Layout: one block per (b, h, slice of value columns) walks through time. Its warps keep the
 //   transposed state, 16 value columns x kM (/ kParts) rows each, in registers as float32
 //   accumulators; two of their tiles have the layout of a B fragment, so Q S needs no trip through
