@@ -1,5 +1,6 @@
-// A sweep in chunks of 32 tokens, sm_90a, for the heads that wide_cuda.cu does not take: narrow ones,
-// and those whose out gains a value of its own. README.md has the maths.
+// A sweep in chunks of 32 tokens, sm_90a, for the heads that wide_cuda.cu does not take: narrow
+// ones, and those whose out gains a value of its own. README.md has the maths.
+//
 // Bound:  HBM, if all slices of a head's values meet in L2: query, key, value, out once.
 // Floor:  0.18 ms for 32,768 tokens x 32 heads x 64/64 (537 MB at 3.0 TB/s).
 // Layout: one block per (b, h, slice of value columns) walks through time. Its warps keep the
