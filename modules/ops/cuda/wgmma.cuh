@@ -13,9 +13,8 @@ struct PanelTile {
   static_assert(kColumns % 64 == 0 && kRows % 8 == 0);
   static constexpr int kPieces = kColumns / 8;  // of 16 bytes, in a row
   static constexpr uint32_t kPanel = kRows * 128, kBytes = kColumns / 64 * kPanel;
-
-  static constexpr int kRowPeriod =
-      8;  // at() of rows that are multiples of it adds up, as do columns of 64
+  // at() of rows that are multiples of it adds up, as it does of columns that are multiples of 64.
+  static constexpr int kRowPeriod = 8;
 
   // From the tile's begin to element (row, column), column a multiple of 8.
   __host__ __device__ static constexpr uint32_t at(int row, int column) {

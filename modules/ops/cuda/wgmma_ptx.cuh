@@ -3,8 +3,9 @@
 // Instructions"). All inline assembly for it is here: the emulator of the tests has another form of
 // this file.
 //
-// The products run on after their instruction. Between wgmma_begin() and wgmma_wait() nobody may
-// touch the sums, the registers of a, or the tiles; wgmma_wait() returns the sums that it names.
+// The products run on after their instruction: until a wgmma_wait() for them nobody may touch the
+// sums, the registers of a, or the tiles. After it wgmma_arrived() names the sums that are read
+// next.
 #pragma once
 #include "modules/ops/cuda/ptx.cuh"
 

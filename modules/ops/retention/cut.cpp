@@ -49,10 +49,11 @@ Cut cheapest_cut(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len, b
   const auto consider = [&](const Cut& cut, double all) {
     if (all < least) best = cut, least = all;
   };
-  // Segments of at least two units, none of them empty.
+  // Of at least two units.
   constexpr int64_t kMost = 64, kMostParts = 4;
-  for (int64_t each = units - 1; each >= std::max<int64_t>(2, units / kMost); --each) {
-    const int64_t segments = (units + each - 1) / each;
+  for (int64_t segments = 2; segments <= std::min(kMost, (units + 1) / 2); ++segments) {
+    const int64_t each = (units + segments - 1) / segments;
+    if ((segments - 1) * each >= units) continue;  // the last would be empty
     const double of_next = visits(next, next_blocks, units, segments);
     for (int64_t parts = 1; parts <= std::min(kMostParts, each); ++parts)
       consider({segments, parts, 1}, visits(own, own_blocks, units, segments) +

@@ -16,7 +16,7 @@ struct Shape {
 };
 
 void check_shape(SelftestReport& report, const Shape& s, RetentionForm form, bool per_token) {
-  Segments segments = make_segments(
+  const Segments segments = make_segments(
       report.random({s.batch, s.seq_len}).gt(1.8).to(at::kInt).cumsum(1).to(at::kInt));
   Segments there = segments;
   for (at::Tensor* x : {&there.document, &there.start, &there.position})
