@@ -127,7 +127,8 @@ void product_later(float (&c)[kBlocks][4], const uint32_t (&a)[4], Operand b, bo
 
 }  // namespace emulated
 
-inline void wgmma(float (&c)[4][4], uint64_t a, uint64_t b, bool add) {
+template <int kBlocks>
+void wgmma(float (&c)[kBlocks][4], uint64_t a, uint64_t b, bool add) {
   const int row =
       static_cast<int>(emulator::self().index.x) / 32 % 4 * 16 + emulator::self().lane / 4;
   const auto rows = [row, a = emulated::Operand(a, false)] {

@@ -110,6 +110,14 @@ __device__ __forceinline__ void wgmma(float (&c)[4][4], uint64_t a, uint64_t b, 
       : CEILING_SUMS_16(0)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
+__device__ __forceinline__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CEILING_REGISTERS_32
+      "}, %32, %33, p, 1, 1, 0, 0;\n}"
+      : CEILING_SUMS_32(0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 // The same with 16 columns of a in registers, laid out as those of mma, warp w's rows from 16 w.
 __device__ __forceinline__ void wgmma(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b,
                                       bool add) {

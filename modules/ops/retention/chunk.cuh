@@ -62,6 +62,7 @@ struct TokenInputs {
   float log_decay[kEach], weight[kEach];
   bool starts[kEach];
 
+  TokenInputs() = default;
   __device__ TokenInputs(const GpuSweepParams& p, int64_t b, int64_t h, int64_t t0) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
@@ -134,8 +135,10 @@ class TileCopy {
       : row_(static_cast<int>(threadIdx.x) % kThreads / T::kPieces),
         column_(static_cast<int>(threadIdx.x) % T::kPieces * 8),
         row_stride_(row_stride),
-        from_(first + row_ * row_stride + column_),
-        to_(T::at(row_, column_)) {}
+        from_(first + row_ * row_stride + column_) {
+#pragma unroll
+    for (int i = 0; i < kPhases; ++i) to_[i] = T::at(row_ + i * kStep, column_);
+  }
   // Tokens from t0 on, of which `tokens` exist, and of their elements those from `column` on, of
   // which `columns` exist; zeros for the others.
   __device__ __forceinline__ void operator()(uint32_t tile, int64_t t0, int64_t tokens,
@@ -144,19 +147,20 @@ class TileCopy {
     const bf16* from = from_ + t0 * row_stride_ + column;
 #pragma unroll
     for (int i = 0; i < (kC + kStep - 1) / kStep; ++i, from += kStep * row_stride_)
-      copy_async(tile + to_ + T::at(i * kStep, 0), from,
+      copy_async(tile + to_[i % kPhases] + T::at(i / kPhases * kPhases * kStep, 0), from,
                  column_ < columns && row_ + i * kStep < tokens);
   }
 
  private:
-  static constexpr int kStep = kThreads / T::kPieces;
-  static_assert(kThreads % T::kPieces == 0 && kStep % T::kRowPeriod == 0 &&
+  static constexpr int kStep = kThreads / T::kPieces,
+                       kPhases = kStep < T::kRowPeriod ? T::kRowPeriod / kStep : 1;
+  static_assert(kThreads % T::kPieces == 0 && kPhases * kStep % T::kRowPeriod == 0 &&
                     (kC % kStep == 0 || kStep > kC),
                 "threads share the pieces evenly");
   int row_, column_;
   int64_t row_stride_;
   const bf16* from_;
-  uint32_t to_;
+  uint32_t to_[kPhases];
 };
 
 // A warp's part of a head's state, in the layout of sums of products that hold it transposed: block

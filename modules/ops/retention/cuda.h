@@ -17,6 +17,9 @@ constexpr int64_t kMaxSweepWidth = 512;
 constexpr int64_t kSweepCheckpoint = 128;  // tokens
 constexpr int kSweepUnit = 64;             // tokens, of which segments of time are made
 
+// The kernels of sweeps in chunks: kernel_cuda.cu; wide_cuda.cu, one head of a block or two.
+enum class SweepKernel { kNarrow, kWide, kPairs };
+
 struct GpuSweepParams {
   int64_t batch, seq_len, heads;
   int64_t m_dim, n_dim;  // of query and key; of value and out
@@ -43,6 +46,7 @@ struct GpuSweepParams {
   // for the states that enter them, [segments, B, H, M, N]; for those that a first pass finds, of
   // so many parts of each segment but the last, [(segments - 1) * parts_of_segment, B, H, M, N];
   // and for what the parts let pass, [(segments - 1) * parts_of_segment, B, H].
+  SweepKernel kernel;
   int64_t slice;  // of sweep_tiling()
   int64_t segments;
   float* segment_states;
@@ -52,32 +56,40 @@ struct GpuSweepParams {
   // pass: of a sweep whose states are these, or their transposes ([segments, B, H, N, M] then).
   bool entering_known, entering_transposed;
   // With one segment and more than one of these: segment_states is room for the states that would
-  // enter so many segments. Only where wide_sweep_supports().
+  // enter so many segments. Only where wide_cuda.cu makes out.
   int64_t recorded_segments;
 };
 
-// Whether the chunk kernel is the one of wide_cuda.cu.
-inline bool wide_sweep_supports(int64_t m_dim, int64_t n_dim, bool skip) {
-  return m_dim > 64 && n_dim > 64 && !skip;
-}
+// What decides how a sweep in chunks goes.
+struct SweepShape {
+  int64_t heads, m_dim, n_dim;  // heads of all rows
+  bool skip = false;            // out gains a value of its own
+  bool pairs = false;           // heads 2 i and 2 i + 1 share query and key
+  SweepKernel kernel() const {
+    if (m_dim > 64 && n_dim > 64 && !skip) return SweepKernel::kWide;
+    return pairs && m_dim > 64 && m_dim <= 128 && n_dim <= 64 ? SweepKernel::kPairs
+                                                              : SweepKernel::kNarrow;
+  }
+};
 
 // How the chunk kernels divide a head: value columns of a block, launches for one part of the
-// state's rows each, and blocks that an H100 runs at a time.
+// state's rows each, blocks that an H100 runs at a time, and heads of a block.
 struct SweepTiling {
-  int64_t slice, launches, resident_blocks;
+  int64_t slice, launches, resident_blocks, heads = 1;
 };
-// `heads`: of all rows.
-inline SweepTiling sweep_tiling(int64_t heads, int64_t m_dim, int64_t n_dim, bool skip) {
+inline SweepTiling sweep_tiling(const SweepShape& of) {
   constexpr int64_t kSms = 132;
-  if (wide_sweep_supports(m_dim, n_dim, skip)) return {128, m_dim > 256 ? 2 : 1, kSms};
-  if (m_dim <= 64) return {64, 1, 4 * kSms};
-  if (m_dim <= 128)
-    return n_dim <= 64 ? SweepTiling{64, 1, 4 * kSms} : SweepTiling{128, 1, 2 * kSms};
+  const SweepKernel kernel = of.kernel();
+  if (kernel == SweepKernel::kWide) return {128, of.m_dim > 256 ? 2 : 1, kSms};
+  if (kernel == SweepKernel::kPairs) return {64, 1, kSms, 2};
+  if (of.m_dim <= 64) return {64, 1, 4 * kSms};
+  if (of.m_dim <= 128)
+    return of.n_dim <= 64 ? SweepTiling{64, 1, 4 * kSms} : SweepTiling{128, 1, 2 * kSms};
   // Wide slices repeat the scores less often, but few of their blocks fit on the device: where
   // those would need a second, mostly empty round and narrow ones only one, narrow slices are
   // faster.
-  const auto blocks = [&](int64_t slice) { return heads * ((n_dim + slice - 1) / slice); };
-  const int64_t wide = m_dim <= 256 ? 128 : 64;
+  const auto blocks = [&](int64_t slice) { return of.heads * ((of.n_dim + slice - 1) / slice); };
+  const int64_t wide = of.m_dim <= 256 ? 128 : 64;
   const bool one_round = blocks(wide) > kSms && blocks(wide / 2) <= 3 * kSms;
   return one_round ? SweepTiling{wide / 2, 1, 3 * kSms} : SweepTiling{wide, 1, kSms};
 }

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "modules/ops/retention/cuda.h"
-
 namespace ceiling {
 
 namespace {
@@ -33,15 +31,14 @@ double first_visits(const SweepTiling& tiling, int64_t blocks, int64_t units, in
 
 }  // namespace
 
-Cut cheapest_cut(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len, bool skip,
-                 bool same_next) {
-  const int64_t next_n_dim = same_next ? n_dim : m_dim;
-  const SweepTiling own = sweep_tiling(heads, m_dim, n_dim, skip),
-                    next = sweep_tiling(heads, same_next ? m_dim : n_dim, next_n_dim, skip);
+Cut cheapest_cut(const SweepShape& of, int64_t seq_len, bool same_next) {
+  SweepShape of_next = of;
+  if (!same_next) of_next.m_dim = of.n_dim, of_next.n_dim = of.m_dim;
+  const SweepTiling own = sweep_tiling(of), next = sweep_tiling(of_next);
   const auto blocks = [&](const SweepTiling& tiling, int64_t width) {
-    return heads * ((width + tiling.slice - 1) / tiling.slice);
+    return of.heads / tiling.heads * ((width + tiling.slice - 1) / tiling.slice);
   };
-  const int64_t own_blocks = blocks(own, n_dim), next_blocks = blocks(next, next_n_dim);
+  const int64_t own_blocks = blocks(own, of.n_dim), next_blocks = blocks(next, of_next.n_dim);
   const int64_t units = (seq_len + kSweepUnit - 1) / kSweepUnit;
   const double uncut = visits(own, own_blocks, units, 1);
   Cut best;
@@ -54,14 +51,15 @@ Cut cheapest_cut(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len, b
   for (int64_t segments = 2; segments <= std::min(kMost, (units + 1) / 2); ++segments) {
     const int64_t each = (units + segments - 1) / segments;
     if ((segments - 1) * each >= units) continue;  // the last would be empty
-    const double of_next = visits(next, next_blocks, units, segments);
+    const double at_next = visits(next, next_blocks, units, segments);
     for (int64_t parts = 1; parts <= std::min(kMostParts, each); ++parts)
       consider({segments, parts, 1}, visits(own, own_blocks, units, segments) +
                                          first_visits(own, own_blocks, units, segments, parts) +
-                                         of_next);
+                                         at_next);
     const double noting = kOfState * static_cast<double>(segments) * rounds(own, own_blocks);
-    if (wide_sweep_supports(m_dim, n_dim, skip))
-      consider({1, 1, segments}, uncut + noting + of_next);
+    const bool notes =
+        of.kernel() == SweepKernel::kWide || (of.kernel() == SweepKernel::kPairs && of.skip);
+    if (notes) consider({1, 1, segments}, uncut + noting + at_next);
   }
   return best;
 }

@@ -1,6 +1,6 @@
 // How sweeps (sweep.h) on a GPU cut time into segments that run side by side (cuda.h).
 #pragma once
-#include <cstdint>
+#include "modules/ops/retention/cuda.h"
 
 namespace ceiling {
 
@@ -11,9 +11,6 @@ struct Cut {
 
 // The cheapest for this sweep and for the next, which takes its states: of retention one whose
 // states are the transposes, of ssd (`same_next`) one of the same shape.
-// `heads`: of all rows. m_dim, n_dim: of query and value; skip: whether out gains a value of its
-// own.
-Cut cheapest_cut(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len, bool skip,
-                 bool same_next);
+Cut cheapest_cut(const SweepShape& of, int64_t seq_len, bool same_next);
 
 }  // namespace ceiling

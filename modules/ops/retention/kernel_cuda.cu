@@ -409,7 +409,7 @@ void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
 
 void launch(const GpuSweepParams& p, void* of_torch) {
   const auto stream = static_cast<cudaStream_t>(of_torch);
-  if (!p.checkpoints && wide_sweep_supports(p.m_dim, p.n_dim, p.skip != nullptr))
+  if (p.kernel != SweepKernel::kNarrow)
     wide_sweep(p, stream);
   else if (p.backward)
     run_shape<true>(p, stream);

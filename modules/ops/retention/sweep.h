@@ -22,6 +22,7 @@ struct SweepSetting {
   // Only where sweep_cuda_in_chunks(), contiguous float32; undefined elsewhere.
   at::Tensor value_weight = {};  // [B, T, H]: value enters times it
   at::Tensor skip = {};          // [H]: out gains skip times value, without its weight
+  bool pairs = false;            // heads 2 i and 2 i + 1 share query and key
 };
 
 // States that a sweep on a GPU met where it cut time into segments, [segments, B, H, M, N] float32;

@@ -2,7 +2,6 @@
 
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
-#include "modules/ops/retention/cuda.h"
 #include "modules/ops/retention/cut.h"
 #include "modules/ops/retention/sweep.h"
 
@@ -69,16 +68,15 @@ SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_
     launch(sweep_recurrent_cuda, p, query);
     return result;
   }
-  const SweepTiling tiling = sweep_tiling(batch * heads, m_dim, n_dim, p.skip != nullptr);
-  p.slice = tiling.slice;
+  const SweepShape shape{batch * heads, m_dim, n_dim, p.skip != nullptr, setting.pairs};
+  p.kernel = shape.kernel(), p.slice = sweep_tiling(shape).slice;
   at::Tensor of_parts, across;
   if (known.entering.defined()) {
     p.segments = known.entering.size(0);
     p.segment_states = known.entering.mutable_data_ptr<float>();
     p.entering_known = true, p.entering_transposed = known.transposed, p.parts_of_segment = 1;
   } else {
-    const Cut cut = cheapest_cut(batch * heads, m_dim, n_dim, seq_len, p.skip != nullptr,
-                                 p.checkpoints || p.skip);
+    const Cut cut = cheapest_cut(shape, seq_len, p.checkpoints || p.skip);
     p.segments = cut.segments, p.parts_of_segment = static_cast<int>(cut.parts);
     p.recorded_segments = cut.recorded;
     const auto states = [&](int64_t count) {

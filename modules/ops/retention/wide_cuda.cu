@@ -1,15 +1,16 @@
-// A sweep in chunks of 64 tokens by the products of warpgroups (wgmma), sm_90a, for heads of more
-// than 64 columns. README.md has the maths.
+// A sweep in chunks of 64 tokens by the products of warpgroups (wgmma), sm_90a: of heads of more
+// than 64 columns, or of two heads of at most 64 that share query and key. README.md has the maths.
 //
 // Bound:  tensor cores for 256/512, HBM for 128/128.
 // Floor:  0.24 ms for 32,768 tokens x 8 heads x 256/512 at 798 TFLOP/s. Per 64 tokens and slice of
 //   128 columns: 4.2 MFLOP each to read and to move the state, 2.1 for the scores (again in every
 //   slice), 1 for scores times values.
-// Layout: one block per (b, h, slice of 128 value columns). Two warpgroups keep the transposed
-//   state of 64 columns x kM rows each in registers, whose sums have the layout of the left operand
-//   of the product that reads them: out^T = state^T query^T + value^T scores^T. Each finds one half
-//   of the scores, which meet in shared memory. A third warpgroup, with few registers, is a chunk
-//   or more ahead: it copies, and finds the weights.
+// Layout: one block per (b, h, slice of 128 value columns), or per (b, two heads). Two warpgroups
+//   keep the transposed state of 64 columns x kM rows each in registers, whose sums have the layout
+//   of the left operand of the product that reads them: out^T = state^T query^T + value^T scores^T.
+//   Each finds one half of the scores, which meet in shared memory; of two heads, those of its own.
+//   A third warpgroup, with few registers, is a chunk or more ahead: its warps copy, and find the
+//   weights.
 // Limits: kM of at most 256. Wider queries are taken by two launches, of which the second adds to
 //   what the first has written, in its type.
 #include "modules/ops/cuda/mma.cuh"
@@ -21,87 +22,98 @@ namespace {
 
 using namespace gpu;
 
-constexpr int kScoresMet = 1;  // a barrier: both halves of the scores are there
-
 // Of the rows of the state (columns of query and key), those that one launch takes.
 struct Part {
   int64_t first, count;
 };
 
-// kM: rows of the state, rounded up. kOutput: out is made, else only the states of segments, which
-// takes no queries. kStages: chunks in shared memory.
-template <int kM_, bool kOutput_>
+// kM: rows of the state, rounded up. kHeads: of a block; of two each warpgroup has one. kStages:
+// chunks in shared memory. Without out there are no queries.
+template <int kM_, int kHeads_, Pass kPass_>
 struct Shape {
-  static constexpr int kM = kM_, kStages = !kOutput_ ? 4 : kM == 128 ? 3 : 2;
-  static constexpr bool kOutput = kOutput_;
+  static constexpr Pass kPass = kPass_;
+  static constexpr bool kOutput = kPass == Pass::kOutput;
+  static constexpr int kM = kM_, kHeads = kHeads_, kStages = !kOutput ? 4 : kM == 128 ? 3 : 2;
   static constexpr int kC = 64, kSlice = 128;
   static constexpr int kGroup = 4 * kWarp;  // threads of a warpgroup
   static constexpr int kProducts = 2 * kGroup, kThreads = kProducts + kGroup;
-  using Rows = PanelTile<kM, kC>;         // of query and key
+  static constexpr int kTeam = kStages == 2 ? 2 * kWarp : kWarp;  // threads that fill a stage
+  using Rows = PanelTile<kM, kC>;                                 // of query and key
   using Columns = PanelTile<kSlice, kC>;  // of value, then of out; a panel for each warpgroup
   using Scores = PanelTile<kC, kC>;
+  using Checkpoint = PanelTile<kM, 16>;  // a warp's part
   // Offsets in a stage, and after them all.
   static constexpr uint32_t kKey = kOutput ? Rows::kBytes : 0, kValue = kKey + Rows::kBytes;
   static constexpr uint32_t kStageBytes = kValue + Columns::kBytes;
   static constexpr uint32_t kScores = kStages * kStageBytes;
-  static constexpr uint32_t kBefore = kScores + (kOutput ? 2 * Scores::kBytes : 0);
-  static constexpr uint32_t kWeights = kBefore + (kOutput && kM == 256 ? Columns::kBytes : 0);
-  static constexpr uint32_t kBytes = kWeights + kStages * sizeof(Weights<kC>);
+  static constexpr uint32_t kBefore = kScores + (kOutput ? 2 * kHeads * Scores::kBytes : 0);
+  static constexpr uint32_t kCheckpoint = kBefore + (kOutput && kM == 256 ? Columns::kBytes : 0);
+  static constexpr uint32_t kWeights =
+      kCheckpoint + (kPass == Pass::kCheckpoints ? kProducts / kWarp * Checkpoint::kBytes : 0);
+  static constexpr uint32_t kBytes = kWeights + kStages * kHeads * sizeof(Weights<kC>);
   static_assert(kBytes <= 227 * 1024, "shared memory of an SM");
-  // Barriers of the block: a stage is full, for one of the warpgroups; a stage is empty.
-  __device__ static int full(int stage, int group) { return 2 + 2 * stage + group; }
-  __device__ static int empty(int stage) { return 2 + 2 * kStages + stage; }
+  // Barriers of the block: a stage is full, for one of the warpgroups; a stage is empty; scores are
+  // there, of all or of a warpgroup's own head.
+  __device__ static int full(int stage, int group) { return 1 + 2 * stage + group; }
+  __device__ static int empty(int stage) { return 1 + 2 * kStages + stage; }
+  __device__ static int scores_met(int group) { return 14 + (kHeads == 2 ? group : 0); }
 };
 
 // What all threads of a block know.
 template <class S, bool kBackward>
 struct Place {
   const Walk<S::kC, kBackward> walk;
-  int64_t bh, b, h, slice;
-  uint32_t base;  // of shared memory
-  Weights<S::kC>* weights;
+  int64_t bh, b, h, slice;  // of two heads, the first
+  uint32_t base;            // of shared memory
 
   __device__ explicit Place(const GpuSweepParams& p, unsigned char* memory)
-      : walk(p, S::kOutput ? 1 : p.parts_of_segment),
-        bh(blockIdx.y),
+      : walk(p, S::kPass == Pass::kSegmentStates ? p.parts_of_segment : 1),
+        bh(int64_t{blockIdx.y} * S::kHeads),
         b(bh / p.heads),
         h(bh % p.heads),
         slice(int64_t{blockIdx.x} * S::kSlice),
         base(shared_address(memory)),
-        weights(reinterpret_cast<Weights<S::kC>*>(memory + S::kWeights)) {}
+        weights_(reinterpret_cast<Weights<S::kC>*>(memory + S::kWeights)) {}
   __device__ const bf16* of_head(const void* tensor, const GpuSweepStrides& strides) const {
     return static_cast<const bf16*>(tensor) + b * strides.batch + h * strides.head;
   }
+  __device__ Weights<S::kC>& weights(int stage, int head) const {
+    return weights_[stage * S::kHeads + head];
+  }
+
+ private:
+  Weights<S::kC>* weights_;
 };
 
-// Copies, by the warpgroup that does not multiply.
+// Copies, by the warpgroup that does not multiply: a team of its warps for each stage, as what
+// makes a stage visible waits for all that a thread has asked for.
 template <class S, bool kBackward>
 __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
-                            const Place<S, kBackward>& at) {
+                            const Place<S, kBackward>& at, int warp) {
   using Panel = PanelTile<64, S::kC>;
+  constexpr int kTeamWarps = S::kTeam / kWarp, kOwn = (S::kHeads + kTeamWarps - 1) / kTeamWarps;
+  const int stage = warp / kTeamWarps;
+  if (stage >= S::kStages) return;
   const auto copy = [&](const void* tensor, const GpuSweepStrides& strides, int64_t first) {
-    return TileCopy<Panel, S::kC, S::kGroup>(at.of_head(tensor, strides) + first, strides.time);
+    return TileCopy<Panel, S::kC, S::kTeam>(at.of_head(tensor, strides) + first, strides.time);
   };
   const auto copy_query = copy(p.query, p.query_strides, part.first),
              copy_key = copy(p.key, p.key_strides, part.first),
              copy_value = copy(p.value, p.value_strides, at.slice);
-  const bool weighs = threadIdx.x / kWarp == S::kThreads / kWarp - 1;
-  const auto inputs_of = [&](int visit) {
-    return TokenInputs<S::kC>(p, at.b, at.h, at.walk.token_of(visit));
+  // The weights that this warp finds are those of the heads first_own + i.
+  const int first_own = warp % kTeamWarps * kOwn;
+  const auto input_of = [&](int own, int visit) {
+    const int head = min(first_own + own, S::kHeads - 1);
+    return TokenInputs<S::kC>(p, at.b, at.h + head, at.walk.token_of(visit));
   };
-  TokenInputs<S::kC> inputs = inputs_of(0);
-  const auto tell = [&](int visit) {
-    publish_to_wgmma();
-    for (int group = 0; group < 2; ++group)
-      barrier_arrive(S::full(visit % S::kStages, group), 2 * S::kGroup);
-  };
-  // Chunks whose copies are under way while those of an earlier one arrive.
-  constexpr int kAhead = S::kStages - 2;
-  for (int visit = 0; visit < at.walk.visits; ++visit) {
-    const int stage = visit % S::kStages;
-    if (visit >= S::kStages) barrier_wait(S::empty(stage), S::kThreads);
+  TokenInputs<S::kC> inputs[kOwn];
+#pragma unroll
+  for (int own = 0; own < kOwn; ++own) inputs[own] = input_of(own, stage);
+  const uint32_t to = at.base + stage * S::kStageBytes;
+#pragma unroll 1
+  for (int visit = stage; visit < at.walk.visits; visit += S::kStages) {
+    if (visit >= S::kStages) barrier_wait(S::empty(stage), S::kProducts + S::kTeam);
     const int64_t t0 = at.walk.token_of(visit), tokens = p.seq_len - t0;
-    const uint32_t to = at.base + stage * S::kStageBytes;
 #pragma unroll
     for (int panel = 0; panel < S::kM / 64; ++panel) {
       if (S::kOutput)
@@ -111,33 +123,72 @@ __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
     }
 #pragma unroll
     for (int panel = 0; panel < S::kSlice / 64; ++panel)
-      copy_value(to + S::kValue + panel * Panel::kPanel, t0, tokens, 64 * panel,
-                 p.n_dim - at.slice - 64 * panel);
+      copy_value(to + S::kValue + panel * Panel::kPanel, t0, tokens,
+                 S::kHeads == 2 ? panel * p.value_strides.head : 64 * panel,
+                 S::kHeads == 2 ? p.n_dim : p.n_dim - at.slice - 64 * panel);
     commit_copies();
-    if (weighs) {
-      find_weights<S::kC, kBackward>(at.weights[stage], p, inputs);
-      inputs = inputs_of(visit + 1);
+#pragma unroll
+    for (int own = 0; own < kOwn; ++own) {
+      if (first_own + own >= S::kHeads) break;
+      find_weights<S::kC, kBackward>(at.weights(stage, first_own + own), p, inputs[own]);
+      inputs[own] = input_of(own, visit + S::kStages);
     }
-    wait_copies<kAhead>();
-    if (visit >= kAhead) tell(visit - kAhead);
+    wait_copies<0>();
+    publish_to_wgmma();
+    for (int group = 0; group < 2; ++group)
+      barrier_arrive(S::full(stage, group), S::kGroup + S::kTeam);
   }
-  wait_copies<0>();
-  for (int visit = max(at.walk.visits - kAhead, 0); visit < at.walk.visits; ++visit) tell(visit);
+}
+
+// By one warp, if a piece of kSweepCheckpoint tokens begins with this visit: its part of the state,
+// rounded and transposed.
+template <class S, bool kBackward>
+__device__ __forceinline__ void store_checkpoint(const float (&state)[S::kM / 8][4],
+                                                 const GpuSweepParams& p,
+                                                 const Place<S, kBackward>& at,
+                                                 unsigned char* memory, int warp, int head,
+                                                 int64_t first_column, int visit) {
+  using Tile = typename S::Checkpoint;
+  const int64_t t0 = at.walk.token_of(visit), next = t0 + S::kC;
+  if (kBackward ? next % kSweepCheckpoint != 0 && next < p.seq_len : t0 % kSweepCheckpoint != 0)
+    return;
+  const int lane = threadIdx.x % kWarp;
+  unsigned char* room = memory + S::kCheckpoint + warp * Tile::kBytes;
+  __syncwarp();  // all have read the one before
+#pragma unroll
+  for (int i = 0; i < S::kM / 8; ++i)
+#pragma unroll
+    for (int down = 0; down < 2; ++down)
+      *reinterpret_cast<uint32_t*>(room + Tile::at(lane / 4 + 8 * down, 8 * i) + lane % 4 * 4) =
+          pack(state[i][2 * down], state[i][2 * down + 1]);
+  __syncwarp();
+  const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint,
+                state_at = (at.b * checkpoints + t0 / kSweepCheckpoint) * p.heads + at.h + head;
+  bf16* to = static_cast<bf16*>(p.checkpoints) + (state_at * p.n_dim + first_column) * p.m_dim;
+#pragma unroll
+  for (int i = 0; i < 16 * Tile::kPieces / kWarp; ++i) {
+    const int piece = i * kWarp + lane, row = piece / Tile::kPieces, m = piece % Tile::kPieces * 8;
+    store_if(first_column + row < p.n_dim && m < p.m_dim, to + row * p.m_dim + m,
+             *reinterpret_cast<const uint4*>(room + Tile::at(row, m)));
+  }
 }
 
 template <class S, bool kBackward, bool kWide, bool kAdd>
 __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned char* memory,
                          const Place<S, kBackward>& at, int warp) {
-  constexpr bool kOutput = S::kOutput, kFirstPass = !kOutput;
+  constexpr bool kOutput = S::kOutput, kFirstPass = S::kPass == Pass::kSegmentStates;
   constexpr int kC = S::kC, kM = S::kM, kSteps = kC / 16;
   constexpr int kBatch = kM == 256 ? 2 : 4, kBatches = kM / 16 / kBatch;  // products at a time
+  constexpr int kScoreBlocks = S::kHeads == 2 ? kC / 8 : kC / 16;
   using Rows = typename S::Rows;
   using Columns = typename S::Columns;
   using Scores = typename S::Scores;
   const uint32_t base = at.base;
   const int lane = threadIdx.x % kWarp, t4 = lane % 4;
   const int group = warp / 4, group_warp = warp % 4;
-  const int64_t first_column = at.slice + warp * 16;  // of this warp's 16
+  const int head = S::kHeads == 2 ? group : 0;
+  const int64_t first_column =  // of this warp's 16
+      at.slice + (S::kHeads == 2 ? group_warp : warp) * 16;
 
   // Where a lane finds 16 tokens of its warp's values for load_matrices_transposed, and with which
   // it takes part in copies of out: rows of 16 columns.
@@ -151,7 +202,7 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
   const auto out_column = [&](int of_lane) { return first_column + of_lane / 16 * 8; };
   const int64_t out_stride = p.heads * p.n_dim;
   const auto out_of = [&](int64_t token) {
-    return ((at.b * p.seq_len + token) * p.heads + at.h) * p.n_dim;
+    return ((at.b * p.seq_len + token) * p.heads + at.h + head) * p.n_dim;
   };
   // What the launch before has written, for this warp alone.
   const auto fetch_before = [&](int visit) {
@@ -166,8 +217,8 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
   };
 
   float state[kM / 8][4];
-  const StatePart<kM / 8> state_part(p, at.bh, part.first, part.count, first_column);
-  const bool entered = kOutput && p.segments > 1;
+  const StatePart<kM / 8> state_part(p, at.bh + head, part.first, part.count, first_column);
+  const bool entered = !kFirstPass && p.segments > 1;
   state_part.load(state,
                   kFirstPass ? nullptr
                   : entered  ? p.segment_states
@@ -175,6 +226,7 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
                   entered ? blockIdx.z : 0, entered && p.entering_transposed);
 
   if (kAdd && !kWide) fetch_before(0);
+  const float skip = S::kHeads == 2 && p.skip ? p.skip[at.h + head] : 0.0f;
   float across_all = 1;
   // Visits after which a state is noted down; 0: none.
   const int recorded = kOutput && p.recorded_segments > 1
@@ -187,22 +239,25 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
     const uint32_t q_tile = forgotten(base + stage * S::kStageBytes), k_tile = q_tile + S::kKey,
                    v_tile = q_tile + S::kValue;
     // Of two, as a warpgroup may be a visit ahead of the other's reading.
-    const uint32_t scores = base + S::kScores + visit % 2 * Scores::kBytes;
-    const Weights<kC>& w = at.weights[stage];
+    const uint32_t scores = base + S::kScores + (visit % 2 * S::kHeads + head) * Scores::kBytes;
+    const Weights<kC>& w = at.weights(stage, head);
     if constexpr (kOutput)
       if (recorded > 0 && visit % recorded == 0)
         state_part.store(state, p.segment_states, visit / recorded);
-    barrier_wait(S::full(stage, group), 2 * S::kGroup);
+    if constexpr (S::kPass == Pass::kCheckpoints)
+      store_checkpoint<S, kBackward>(state, p, at, memory, warp, head, first_column, visit);
+    barrier_wait(S::full(stage, group), S::kGroup + S::kTeam);
 
+    const int first_score = S::kHeads == 2 ? 0 : 32 * group;  // of this warpgroup's columns
     // No branch from here to the last wait: across one the compiler would wait for the products.
-    float score[4][4], out[8][4];
+    float score[kScoreBlocks][4], out[8][4];
     // 16 tokens' values each, as a left operand of columns x tokens.
     uint32_t value[kSteps][4], moved[kSteps][4];
     if constexpr (kOutput) {
       wgmma_begin();
 #pragma unroll
       for (int k = 0; k < kM / 16; ++k)
-        wgmma(score, Rows::columns(q_tile, 0, 16 * k), Rows::columns(k_tile, 32 * group, 16 * k),
+        wgmma(score, Rows::columns(q_tile, 0, 16 * k), Rows::columns(k_tile, first_score, 16 * k),
               k > 0);
       wgmma_commit();
       // What the entering state gives, some of its rows at a time. The first waits say that the
@@ -230,17 +285,17 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
       }
       // The rows `row` and row + 8 of the scores, of the columns from `column` on.
       const int now = forgotten(lane), row = group_warp * 16 + now / 4,
-                column = 32 * group + now % 4 * 2;
+                column = first_score + now % 4 * 2;
       const float row_sum[2] = {w.sum[row], w.sum[row + 8]};
       const int reach[2] = {w.reach[row], w.reach[row + 8]};
-      float2 source[4];
+      float2 source[kScoreBlocks];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < kScoreBlocks; ++i)
         source[i] = *reinterpret_cast<const float2*>(w.source + column + 8 * i);
       wgmma_wait<(kBatches < 2 ? kBatches : 2)>();
       wgmma_arrived(score);
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < kScoreBlocks; ++i)
 #pragma unroll
         for (int down = 0; down < 2; ++down) {
           // Seen are the columns from reach to the row (backward in time, from the row to reach).
@@ -252,7 +307,7 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
             const float between = kBackward ? of_column - row_sum[down] : row_sum[down] - of_column;
             return distance <= seen ? score[i][2 * down + right] * exp2_of(between) : 0.0f;
           };
-          store_shared(scores + Scores::at(own, 32 * group + 8 * i) + now % 4 * 4,
+          store_shared(scores + Scores::at(own, first_score + 8 * i) + now % 4 * 4,
                        pack(masked(0, source[i].x), masked(1, source[i].y)));
         }
       publish_to_wgmma();
@@ -270,7 +325,7 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
         out[i][0] *= enter[i].x, out[i][1] *= enter[i].y;
         out[i][2] *= enter[i].x, out[i][3] *= enter[i].y;
       }
-      barrier_wait(kScoresMet, S::kProducts);
+      barrier_wait(S::scores_met(group), S::kProducts / S::kHeads);
       wgmma_begin();
 #pragma unroll
       for (int k = 0; k < kSteps; ++k)
@@ -309,6 +364,17 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
     if constexpr (kOutput && !kWide) {
       wgmma_wait<1>();
       wgmma_arrived(out), wgmma_used(value);
+      if constexpr (S::kHeads == 2) {
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+          for (int m = 0; m < 4; ++m) {
+            const float2 x =
+                __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&value[k][m]));
+            float(&to)[4] = out[2 * k + m / 2];
+            to[m % 2 * 2] += skip * x.x, to[m % 2 * 2 + 1] += skip * x.y;
+          }
+      }
       if constexpr (kAdd) {
         wait_copies<0>();
         __syncwarp();
@@ -364,11 +430,12 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
           element = kAdd ? element + out[i][c] : out[i][c];
         }
     }
-    if (visit + S::kStages < at.walk.visits) barrier_arrive(S::empty(stage), S::kThreads);
+    if (visit + S::kStages < at.walk.visits)
+      barrier_arrive(S::empty(stage), S::kProducts + S::kTeam);
   }
 
-  if (kFirstPass && threadIdx.x == 0 && blockIdx.x == 0)
-    p.part_across[int64_t{blockIdx.z} * p.batch * p.heads + at.bh] = across_all;
+  if (kFirstPass && threadIdx.x % S::kGroup == 0 && blockIdx.x == 0)
+    p.part_across[int64_t{blockIdx.z} * p.batch * p.heads + at.bh + head] = across_all;
   float* state_out = kFirstPass ? p.part_states : p.state_out;
   const bool last = kFirstPass || p.segments == 1 || blockIdx.z + 1 == p.segments;
   if (state_out && last) state_part.store(state, state_out, kFirstPass ? blockIdx.z : 0);
@@ -384,40 +451,47 @@ __global__ __launch_bounds__(S::kThreads,
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
   if (warp >= S::kProducts / kWarp) {
     give_registers<40>();
-    fill_stages<S, kBackward>(p, part, at);
+    fill_stages<S, kBackward>(p, part, at, warp - S::kProducts / kWarp);
   } else {
     take_registers<232>();
     multiply<S, kBackward, kWide, kAdd>(p, part, memory, at, warp);
   }
 }
 
-template <class S, bool kBackward, bool kWide, bool kAdd>
+template <class S, bool kBackward, bool kWide = false, bool kAdd = false>
 void run_kernel(const GpuSweepParams& p, const Part& part, int64_t segments, cudaStream_t stream) {
   constexpr auto kernel = wide_kernel<S, kBackward, kWide, kAdd>;
   allow_shared<kernel>(S::kBytes);
   const dim3 grid(static_cast<unsigned>((p.n_dim + S::kSlice - 1) / S::kSlice),
-                  static_cast<unsigned>(p.batch * p.heads), static_cast<unsigned>(segments));
+                  static_cast<unsigned>(p.batch * p.heads / S::kHeads),
+                  static_cast<unsigned>(segments));
   kernel<<<grid, S::kThreads, S::kBytes, stream>>>(p, part);
 }
 
 template <int kM, bool kBackward, bool kWide>
 void run_output(const GpuSweepParams& p, const Part& low, const Part& high, cudaStream_t stream) {
-  using S = Shape<kM, true>;
+  using S = Shape<kM, 1, Pass::kOutput>;
   run_kernel<S, kBackward, kWide, false>(p, low, p.segments, stream);
   if constexpr (kM == 256)
     if (high.count > 0) run_kernel<S, kBackward, kWide, true>(p, high, p.segments, stream);
 }
 
+// What a sweep needs to begin with: the states that enter its segments.
+template <int kM, int kHeads, bool kBackward>
+void find_entering(const GpuSweepParams& p, const Part& low, const Part& high,
+                   cudaStream_t stream) {
+  if (p.segments == 1 || p.entering_known) return;
+  for (const Part& part : {low, high})
+    if (part.count > 0)
+      run_kernel<Shape<kM, kHeads, Pass::kSegmentStates>, kBackward>(
+          p, part, (p.segments - 1) * p.parts_of_segment, stream);
+  enter_segments(p, stream);
+}
+
 template <int kM, bool kBackward>
 void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
   const Part low{0, min(p.m_dim, int64_t{kM})}, high{low.count, p.m_dim - low.count};
-  if (p.segments > 1 && !p.entering_known) {
-    for (const Part& part : {low, high})
-      if (part.count > 0)
-        run_kernel<Shape<kM, false>, kBackward, false, false>(
-            p, part, (p.segments - 1) * p.parts_of_segment, stream);
-    enter_segments(p, stream);
-  }
+  find_entering<kM, 1, kBackward>(p, low, high, stream);
   if (p.wide_out)
     run_output<kM, kBackward, true>(p, low, high, stream);
   else
@@ -425,7 +499,19 @@ void run_sweep(const GpuSweepParams& p, cudaStream_t stream) {
 }
 
 template <bool kBackward>
+void run_pairs(const GpuSweepParams& p, cudaStream_t stream) {
+  constexpr int kM = 128;
+  const Part all{0, p.m_dim};
+  find_entering<kM, 2, kBackward>(p, all, {}, stream);
+  if (p.checkpoints)
+    run_kernel<Shape<kM, 2, Pass::kCheckpoints>, kBackward>(p, all, p.segments, stream);
+  else
+    run_kernel<Shape<kM, 2, Pass::kOutput>, kBackward>(p, all, p.segments, stream);
+}
+
+template <bool kBackward>
 void run_shape(const GpuSweepParams& p, cudaStream_t stream) {
+  if (p.kernel == SweepKernel::kPairs) return run_pairs<kBackward>(p, stream);
   if (p.m_dim <= 128) return run_sweep<128, kBackward>(p, stream);
   run_sweep<256, kBackward>(p, stream);
 }

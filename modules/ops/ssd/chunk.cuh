@@ -1,7 +1,8 @@
 // For reads_cuda.cu and sources_cuda.cu, the backward of ssd within chunks: what a block works on,
-// its copies into shared memory, and the products of a warp's 16 tokens with a state.
+// its copies into shared memory, and the products of a warpgroup's 64 tokens with a state.
 #pragma once
 #include "modules/ops/cuda/mma.cuh"
+#include "modules/ops/cuda/wgmma.cuh"
 #include "modules/ops/ssd/cuda.h"
 
 namespace ceiling::gpu {
@@ -19,11 +20,12 @@ constexpr uint32_t kScoreBytes = kWarps * (kWarps + 1) / 2 * kScoreTile;
 
 template <int kN>
 struct Shape {
-  using Wide = Tile<kN>;  // of B, C and states
-  static constexpr uint32_t kWideBytes = Wide::at(kC, 0), kStateBytes = Wide::at(kP, 0);
+  using Wide = PanelTile<kN, kC>;   // of B and C
+  using State = PanelTile<kN, kP>;  // transposed
+  static constexpr uint32_t kWideBytes = Wide::kBytes, kStateBytes = State::kBytes;
   // reads_kernel: C, then stages of dy, state, decays.
   static constexpr uint32_t kReadsState = kRowBytes, kReadsDecay = kReadsState + kStateBytes,
-                            kReadsStage = kReadsDecay + kVectorBytes,
+                            kReadsStage = kReadsDecay + 1024,
                             kReadsBytes = kWideBytes + kStages * kReadsStage;
   // sources_kernel: B, products, then stages of x, dy, state after, decays, steps,
   // state before.
@@ -34,6 +36,20 @@ struct Shape {
   static_assert(kWideBytes <= kStage && Pairs::at(kC, 0) <= kStage,
                 "C, and sums over heads, take the place of a stage");
   static_assert(kBytes <= 218 * 1024 && 2 * kReadsBytes <= 226 * 1024, "shared memory of an SM");
+  static_assert(kReadsState % 1024 == 0 && kReadsStage % 1024 == 0 && kState % 1024 == 0 &&
+                    kBefore % 1024 == 0 && kStage % 1024 == 0 && kScoreBytes % 1024 == 0,
+                "where panels begin");
+
+  // 16 x 16 elements of B or C from (row, column) on, for load_matrices, as mma.cuh's
+  // down_first() and right_first().
+  __device__ static __forceinline__ uint32_t down_first(uint32_t tile, int row, int column) {
+    const int lane = threadIdx.x % kWarp;
+    return tile + Wide::at(row + lane % 16, column + lane / 16 * 8);
+  }
+  __device__ static __forceinline__ uint32_t right_first(uint32_t tile, int row, int column) {
+    const int lane = threadIdx.x % kWarp;
+    return tile + Wide::at(row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2 * 8);
+  }
 };
 
 // By all threads: the rows that exist, zeros for the others.
@@ -50,6 +66,13 @@ __device__ __forceinline__ void copy_rows(uint32_t to, const bf16* from, int64_t
 }
 __device__ __forceinline__ void copy_vector(uint32_t to, const float* from) {
   if (threadIdx.x < kC / 4) copy_async(to + threadIdx.x * 16, from + threadIdx.x * 4, true);
+}
+
+// This thread's copies, for wgmma too after the next barrier. That waits for all that the thread
+// has stored in memory as well: so before the stores of a head, not after them.
+__device__ __forceinline__ void next_is_here() {
+  wait_copies<0>();
+  publish_to_wgmma();
 }
 
 __device__ __forceinline__ float quad_sum(float x) {
@@ -82,53 +105,51 @@ struct Place {
   }
 };
 
-// A warp's 16 rows and a state [P, N]. sums += (weights rows) state; out = to_out (wide state^T);
-// dot = rows . out. Weights of rows g, g + 8 of the fragment.
-template <int kN>
-__device__ __forceinline__ void through_state(float (&sums)[kN / 8][4], float (&out)[8][4],
-                                              uint32_t (&rows)[4][4], float (&dot)[2],
-                                              uint32_t wide_at, uint32_t rows_at, uint32_t state,
-                                              const float (&to_out)[2], const float (&weights)[2]) {
-  using Wide = Tile<kN>;
-  const int lane = threadIdx.x % kWarp;
-  const uint32_t right = state + Wide::right_first(lane), down = state + Wide::down_first(lane);
-#pragma unroll
-  for (int i = 0; i < 8; ++i)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) out[i][e] = 0;
-#pragma unroll
-  for (int k = 0; k < kN / 16; ++k) {
-    uint32_t a[4];
-    load_matrices(a, wide_at + Wide::at(0, 16 * k));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t s[4];
-      load_matrices(s, right + Wide::at(16 * i, 16 * k));
-      mma(out[2 * i], a, s[0], s[1]);
-      mma(out[2 * i + 1], a, s[2], s[3]);
-    }
-  }
+// A warpgroup's 64 rows and a state [P, N], of whose rows each warp has 16, from rows_at on;
+// first_row: of the warpgroup, in `wide`. sums += (weights rows) state; out = to_out (wide
+// state^T); dot = rows . out. Weights of rows g, g + 8 of the fragment. kAtOnce columns of out at a
+// time, the last of which stay: fewer need fewer registers.
+template <int kN, int kAtOnce>
+__device__ __forceinline__ void through_state(float (&sums)[kN / 8][4],
+                                              float (&out)[kAtOnce / 8][4],
+                                              uint32_t (&rows)[kAtOnce / 16][4], float (&dot)[2],
+                                              uint32_t wide, int first_row, uint32_t rows_at,
+                                              uint32_t state, const float (&to_out)[2],
+                                              const float (&weights)[2]) {
+  using S = Shape<kN>;
+  constexpr int kSteps = kAtOnce / 16;
   dot[0] = dot[1] = 0;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    load_matrices(rows[k], rows_at + Rows::at(0, 16 * k));
-    uint32_t weighted[4];
+  for (int first = 0; first < kP; first += kAtOnce) {
+    wgmma_begin();
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int down8 = e % 2;
-      float* o = out[2 * k + e / 2] + 2 * down8;
-      const float2 row = both(rows[k][e]);
-      o[0] *= to_out[down8], o[1] *= to_out[down8];
-      dot[down8] += row.x * o[0] + row.y * o[1];
-      weighted[e] = pack(row.x * weights[down8], row.y * weights[down8]);
-    }
+    for (int k = 0; k < kN / 16; ++k)
+      wgmma(out, S::Wide::columns(wide, first_row, 16 * k), S::State::columns(state, first, 16 * k),
+            k > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_arrived(out);
+    uint32_t weighted[kSteps][4];
 #pragma unroll
-    for (int i = 0; i < kN / 16; ++i) {
-      uint32_t s[4];
-      load_matrices_transposed(s, down + Wide::at(16 * k, 16 * i));
-      mma(sums[2 * i], weighted, s[0], s[1]);
-      mma(sums[2 * i + 1], weighted, s[2], s[3]);
+    for (int k = 0; k < kSteps; ++k) {
+      load_matrices(rows[k], rows_at + Rows::at(0, first + 16 * k));
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int down8 = e % 2;
+        float* o = out[2 * k + e / 2] + 2 * down8;
+        const float2 row = both(rows[k][e]);
+        o[0] *= to_out[down8], o[1] *= to_out[down8];
+        dot[down8] += row.x * o[0] + row.y * o[1];
+        weighted[k][e] = pack(row.x * weights[down8], row.y * weights[down8]);
+      }
     }
+    wgmma_begin();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k)
+      wgmma_rows(sums, weighted[k], S::State::rows(state, first + 16 * k));
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_arrived(sums), wgmma_used(weighted);
   }
 }
 

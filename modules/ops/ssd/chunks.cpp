@@ -36,6 +36,12 @@ int64_t parts_of(int64_t blocks, int64_t heads) {
   return best;
 }
 
+SweepSetting setting_of(const SsdInputs& in) {
+  SweepSetting setting = in.setting();
+  setting.pairs = in.heads() / in.b.size(2) % 2 == 0;
+  return setting;
+}
+
 }  // namespace
 
 bool ssd_chunks_forward_supports(const SsdInputs& in) {
@@ -45,7 +51,7 @@ bool ssd_chunks_forward_supports(const SsdInputs& in) {
 SweepOutput ssd_chunks_forward(SsdInputs& in) {
   const at::Tensor delta = at::empty_like(in.log_decay);
   launch(ssd_steps_cuda, params_of(in, {}, delta), in.x);
-  SweepSetting setting = in.setting();
+  SweepSetting setting = setting_of(in);
   setting.value_weight = delta, setting.skip = in.d;
   return sweep_cuda(setting, Time::kForward, of_heads(in.c, in.heads()), of_heads(in.b, in.heads()),
                     in.x, in.state);
@@ -78,7 +84,7 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in, const a
     *vector = vectors[used++].mutable_data_ptr<float>();
   launch(ssd_steps_cuda, p, in.x);
 
-  SweepSetting setting = in.setting();
+  SweepSetting setting = setting_of(in);
   const at::Tensor dy_heads = dy.view({batch, seq_len, heads, dim});
   const SweepCheckpoints after =
       sweep_checkpoints_cuda(setting, Time::kBackward, of_heads(in.c, heads), dy_heads, d_state);

@@ -2,9 +2,11 @@
 // the state after it. sm_90a. README.md has the maths and the design.
 // Bound:  HBM: x, dy, dx and the gradients of states once.
 // Floor:  0.36 ms for 32,768 tokens x 64 heads x 64, N 128 (1.07 GB at 3.0 TB/s).
-// Layout: blocks and warps as in reads_cuda.cu, a warp's tokens being sources. What all heads
-//   share, B and its products with C, stays on chip, and so do the sums over heads: 16 x N of dB,
-//   and the source x reader pairs that B and C are multiplied with once, at the end.
+// Layout: blocks and warps as in reads_cuda.cu, a warp's tokens being sources. Products with states
+//   are those of four warps (wgmma), those of pairs of tokens each warp's own (mma.sync): above the
+//   diagonal there are none. What all heads share, B and its products with C, stays on chip, and so
+//   do the sums over heads: 16 x N of dB, and the source x reader pairs that B and C are multiplied
+//   with once, at the end.
 // Limits: P 64, N 64 or 128; one block per SM, for its 250 registers a thread.
 #include "modules/ops/ssd/chunk.cuh"
 
@@ -33,12 +35,12 @@ __device__ __forceinline__ float column_sum(const float (&column)[2][2]) {
 // What this thread has of the product of two states.
 template <int kN>
 __device__ __forceinline__ float share_of_dot(const unsigned char* a, const unsigned char* b) {
-  using Wide = Tile<kN>;
+  using State = typename Shape<kN>::State;
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kP * Wide::kPieces / kThreads; ++i) {
+  for (int i = 0; i < kP * State::kPieces / kThreads; ++i) {
     const int piece = i * kThreads + static_cast<int>(threadIdx.x);
-    const uint32_t at = Wide::at(piece / Wide::kPieces, piece % Wide::kPieces * 8);
+    const uint32_t at = State::at(piece / State::kPieces, piece % State::kPieces * 8);
     float left[8], right[8];
     load<8>(reinterpret_cast<const bf16*>(a + at), left);
     load<8>(reinterpret_cast<const bf16*>(b + at), right);
@@ -114,20 +116,23 @@ template <int kN>
 __global__ __launch_bounds__(kThreads,
                              1) void sources_kernel(const __grid_constant__ SsdChunkParams c) {
   using S = Shape<kN>;
-  using Wide = Tile<kN>;
-  extern __shared__ __align__(128) unsigned char memory[];
+  using Wide = typename S::Wide;
+  using State = typename S::State;
+  extern __shared__ __align__(1024) unsigned char memory[];
   __shared__ int document[kC];
   __shared__ float pair_sums[2][kWarps][kC];  // of readers, by their sources' block
   __shared__ float passing_sums[2][kWarps];
   __shared__ float lent_tokens[kLeads - 1][16];
   constexpr uint32_t kStagesAt = S::kWideBytes + kScoreBytes;
   const uint32_t base = shared_address(memory), stages = base + kStagesAt;
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
-  // The 16 sources of this warp, `block`: readers begin with them. Blocks i and 7 - i together have
-  // nine blocks of readers; the warp of i takes the first five of its own, that of 7 - i the other
-  // 3 - i for it, and its own. Numbered as it takes them, a warp's own begin with `lent`.
-  const int lead = warp % kLeads, lent = warp < kLeads ? 0 : kLeads - 1 - lead;
-  const int block = warp < kLeads ? lead : kWarps - 1 - lead;
+  // The same in all lanes, for the compiler too.
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
+  // The 16 sources of this warp, its block: readers begin with them. Blocks i and 7 - i together
+  // have nine blocks of readers; the warp of i takes the first five of its own, that of 7 - i the
+  // other 3 - i for it, and its own. Numbered as it takes them, a warp's own begin with `lent`.
+  const int block = warp, lead = warp < kLeads ? warp : kWarps - 1 - warp;
+  const int lent = warp < kLeads ? 0 : kLeads - 1 - lead;
   const int taken = warp < kLeads ? kTaken : kTaken - 1;
   const auto source_of = [&](int q) { return q < lent ? lead : block; };
   const auto reader_of = [&](int q) { return q < lent ? lead + kTaken + q : block + q - lent; };
@@ -142,13 +147,13 @@ __global__ __launch_bounds__(kThreads,
     const int64_t head = at.head(c, n), column = (at.first_head + n) * kP;
     copy_rows<Rows, kC>(to, at.rows(c.of.x, column), c.of.x.time_stride, at.tokens);
     copy_rows<Rows, kC>(to + S::kDy, at.rows(c.of.dy, column), c.of.dy.time_stride, at.tokens);
-    copy_rows<Wide, kP>(to + S::kState, static_cast<const bf16*>(c.state_grads) + head * kP * kN,
-                        kN, kP);
+    copy_rows<State, kP>(to + S::kState, static_cast<const bf16*>(c.state_grads) + head * kP * kN,
+                         kN, kP);
     copy_vector(to + S::kDecay, c.decay + head * kC);
     copy_vector(to + S::kStep, c.step + head * kC);
     if (passing)
-      copy_rows<Wide, kP>(to + S::kBefore, static_cast<const bf16*>(c.states) + head * kP * kN, kN,
-                          kP);
+      copy_rows<State, kP>(to + S::kBefore, static_cast<const bf16*>(c.states) + head * kP * kN, kN,
+                           kP);
     commit_copies();
   };
   const auto fetch_c = [&] {
@@ -161,7 +166,6 @@ __global__ __launch_bounds__(kThreads,
   wait_copies<0>();
   __syncthreads();
 
-  const uint32_t b_at = base + Wide::down_first(lane) + Wide::at(block * 16, 0);
   // B C^T where a reader sees a source.
   const auto sees = [&](int source_block, int reader_block, int half, int e) {
     const int source = source_block * 16 + 8 * (e / 2) + g,
@@ -171,12 +175,11 @@ __global__ __launch_bounds__(kThreads,
 #pragma unroll 1
   for (int reader = block; reader < kWarps; ++reader) {
     float score[2][4] = {};
-    const uint32_t c_at = stages + Wide::right_first(lane) + reader * Wide::at(16, 0);
 #pragma unroll
     for (int k = 0; k < kN / 16; ++k) {
       uint32_t a[4], r[4];
-      load_matrices(a, b_at + Wide::at(0, 16 * k));
-      load_matrices(r, c_at + Wide::at(0, 16 * k));
+      load_matrices(a, S::down_first(base, block * 16, 16 * k));
+      load_matrices(r, S::right_first(stages, reader * 16, 16 * k));
       mma(score[0], a, r[0], r[1]);
       mma(score[1], a, r[2], r[3]);
     }
@@ -193,6 +196,8 @@ __global__ __launch_bounds__(kThreads,
   __syncthreads();  // all are done with C
   float decay_ahead[2] = {last_decay(0), last_decay(1)};
   if (at.heads > 0) fetch(0, passes(decay_ahead[0]));
+
+  next_is_here();
 
   const auto add_warps = [&](int n) {
     float sum = 0;
@@ -214,7 +219,6 @@ __global__ __launch_bounds__(kThreads,
   const bool in_last[2] = {document[row0] == document[kC - 1],
                            document[row0 + 8] == document[kC - 1]};
   for (int n = 0; n < at.heads; ++n) {
-    wait_copies<0>();
     __syncthreads();  // this head is here, and all are done with the one before
     if (n > 0) add_warps(n - 1);
     if (n + 1 < at.heads) fetch(n + 1, passes(decay_ahead[1]));
@@ -274,8 +278,8 @@ __global__ __launch_bounds__(kThreads,
       leave[down] = in_last[down] ? exp2_of(decay[kC - 1] - own_decay[down]) : 0.0f;
       weights[down] = leave[down] * own_step[down];
     }
-    through_state<kN>(sums, out, x, to_state, b_at, x_lane + block * Rows::at(16, 0),
-                      stage + S::kState, leave, weights);
+    through_state<kN, 64>(sums, out, x, to_state, base, warp / 4 * 64,
+                          x_lane + block * Rows::at(16, 0), stage + S::kState, leave, weights);
 
 #pragma unroll
     for (int q = 0; q < kTaken; ++q)
@@ -314,6 +318,7 @@ __global__ __launch_bounds__(kThreads,
                  own_step[down] * out[i][2 * down + 1] + d * dy.y);
       }
     __syncwarp();
+    next_is_here();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = block * 16 + 4 * i + lane / 8, column = lane % 8 * 8;
@@ -360,11 +365,10 @@ __global__ __launch_bounds__(kThreads,
   for (int k = block; k < kWarps; ++k) {
     uint32_t a[4];
     load_matrices(a, own_pairs + Pairs::down_first(lane) + k * Pairs::at(0, 16));
-    const uint32_t c_down = stages + Wide::down_first(lane) + k * Wide::at(16, 0);
 #pragma unroll
     for (int i = 0; i < kN / 16; ++i) {
       uint32_t r[4];
-      load_matrices_transposed(r, c_down + Wide::at(0, 16 * i));
+      load_matrices_transposed(r, S::down_first(stages, 16 * k, 16 * i));
       mma(sums[2 * i], a, r[0], r[1]);
       mma(sums[2 * i + 1], a, r[2], r[3]);
     }
@@ -380,11 +384,10 @@ __global__ __launch_bounds__(kThreads,
   for (int k = 0; k <= block; ++k) {
     uint32_t a[4];
     load_matrices_transposed(a, pairs_at + k * Pairs::at(16, 0));
-    const uint32_t b_down = base + Wide::down_first(lane) + k * Wide::at(16, 0);
 #pragma unroll
     for (int i = 0; i < kN / 16; ++i) {
       uint32_t r[4];
-      load_matrices_transposed(r, b_down + Wide::at(0, 16 * i));
+      load_matrices_transposed(r, S::down_first(base, 16 * k, 16 * i));
       mma(sums[2 * i], a, r[0], r[1]);
       mma(sums[2 * i + 1], a, r[2], r[3]);
     }

@@ -1,14 +1,13 @@
 // How time is cut on a GPU: what the self-tests of retention rely on, and what no cut may do.
 #include <gtest/gtest.h>
 
-#include "modules/ops/retention/cuda.h"
 #include "modules/ops/retention/cut.h"
 
 namespace ceiling {
 namespace {
 
 Cut cut_of(int64_t heads, int64_t m_dim, int64_t n_dim, int64_t seq_len) {
-  return cheapest_cut(heads, m_dim, n_dim, seq_len, /*skip=*/false, /*same_next=*/false);
+  return cheapest_cut({heads, m_dim, n_dim}, seq_len, /*same_next=*/false);
 }
 
 TEST(RetentionCutTest, NoSegmentIsEmpty) {
@@ -41,6 +40,25 @@ TEST(RetentionCutTest, TheSelfTestMeetsEachWay) {
   EXPECT_GT(in_parts.segments, 1);
   EXPECT_GT(in_parts.parts, 1);
   EXPECT_GT(cut_of(17, 72, 512, 390).recorded, 1);
+}
+
+// Heads that share query and key, narrow ones: two of them are a block, and whoever makes out can
+// note states down for the next sweep.
+TEST(RetentionCutTest, PairsOfHeadsAreABlock) {
+  const auto shape = [](int64_t heads, int64_t m_dim, int64_t n_dim, bool pairs) {
+    return SweepShape{heads, m_dim, n_dim, /*skip=*/true, pairs};
+  };
+  EXPECT_EQ(shape(64, 128, 64, true).kernel(), SweepKernel::kPairs);
+  EXPECT_EQ(shape(64, 72, 40, true).kernel(), SweepKernel::kPairs);
+  EXPECT_EQ(shape(64, 128, 64, false).kernel(), SweepKernel::kNarrow);
+  for (const auto& [m_dim, n_dim] : {std::pair{64, 64}, std::pair{256, 64}, std::pair{128, 128}})
+    EXPECT_EQ(shape(64, m_dim, n_dim, true).kernel(), SweepKernel::kNarrow) << m_dim;
+  EXPECT_EQ(sweep_tiling(shape(64, 128, 64, true)).heads, 2);
+  // 264 blocks, two whole rounds of the SMs: nothing to gain.
+  EXPECT_EQ(cheapest_cut(shape(528, 128, 64, true), 2048, true).segments, 1);
+  // The row of ssd's self-test that is to meet segments.
+  const Cut cut = cheapest_cut(shape(2, 128, 64, true), 600, true);
+  EXPECT_GT(std::max(cut.segments, cut.recorded), 1);
 }
 
 }  // namespace
