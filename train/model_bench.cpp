@@ -100,6 +100,7 @@ TrainingTimes time_training(RunConfig config, int64_t vocab_size, int64_t steps)
   std::vector<double> measured;
   for (int64_t i = 0; i < steps; ++i) measured.push_back(seconds_of(device, step));
   times.step_ms = 1e3 * median(measured);
+  times.fastest_step_ms = 1e3 * *std::min_element(measured.begin(), measured.end());
   times.peak_bytes = memory_bytes(device);
   const Peak peak = peak_of(device, compute);
   if (peak.flops_per_s > 0)

@@ -4,12 +4,17 @@
 
 namespace ceiling {
 
+// Steps are equal work: where the median takes so many times what the fastest takes, something else
+// ran beside them.
+constexpr double kUneven = 1.5;
+
 struct TrainingTimes {
   int64_t n_parameters = 0, tokens_per_step = 0;
   double first_step_s = 0;  // with all that libraries do the first time
   double step_ms = 0;       // median
-  double mfu = 0;           // 0: peak unknown
-  double peak_bytes = 0;    // GPU: most allocated at a time, from the start; CPU: resident set
+  double fastest_step_ms = 0;
+  double mfu = 0;         // 0: peak unknown
+  double peak_bytes = 0;  // GPU: most allocated at a time, from the start; CPU: resident set
 };
 
 // Optimizer steps as the config says: global batch, micro-batch, context, precision, recompute.

@@ -86,6 +86,7 @@ int bench_model(const ModelOptions& options) {
                                         {"tokens_per_step", t.tokens_per_step},
                                         {"tokens_per_s", tokens_per_s},
                                         {"step_ms", t.step_ms},
+                                        {"fastest_step_ms", t.fastest_step_ms},
                                         {"first_step_s", t.first_step_s},
                                         {"mfu", t.mfu},
                                         {"peak_bytes", t.peak_bytes}})
@@ -99,6 +100,9 @@ int bench_model(const ModelOptions& options) {
       format_thousands(t.n_parameters).c_str(), format_thousands(t.tokens_per_step).c_str(),
       format_thousands(static_cast<int64_t>(tokens_per_s)).c_str(), t.step_ms, 100 * t.mfu,
       format_bytes(t.peak_bytes).c_str(), t.first_step_s);
+  if (t.step_ms > kUneven * t.fastest_step_ms)
+    std::printf("the fastest step took %.2f ms: something else ran on this machine meanwhile\n",
+                t.fastest_step_ms);
   return 0;
 }
 

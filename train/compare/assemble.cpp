@@ -13,6 +13,7 @@
 #include "train/compare/report_content.h"
 #include "train/compare/run_record.h"
 #include "train/describe.h"
+#include "train/model_bench.h"
 
 namespace ceiling {
 
@@ -64,7 +65,6 @@ Evaluation evaluation_of(const PlannedRun& run) {
   return read_evaluation(json, run.evaluation);
 }
 
-// What a reader must know beside the numbers.
 // The steps of a budget of time follow from one measurement of the speed. The runs' own speed,
 // where nothing ran beside them, must be near it.
 void mark_disturbed_speeds(const Comparison& comparison, const Plan& plan,
@@ -93,11 +93,26 @@ void mark_disturbed_speeds(const Comparison& comparison, const Plan& plan,
   }
 }
 
+void mark_uneven_speeds(const Comparison& comparison, const std::vector<Contender>& contenders,
+                        std::vector<std::string>& marks) {
+  for (const Contender& contender : contenders)
+    for (const TrainingSpeed& speed : contender.training_speed)
+      if (speed.unevenness.value_or(1) > kUneven)
+        marks.push_back(
+            fmt::format("{0}: when its speed at {1} tokens was measured, most steps took {2:.1f} "
+                        "times as long as the fastest: something ran beside them. Remove "
+                        "{3}/measured/{0}.* and run the comparison again.",
+                        contender.name, format_thousands(speed.context), *speed.unevenness,
+                        comparison.compare.dir));
+}
+
+// What a reader must know beside the numbers.
 std::vector<std::string> marks_of(const Comparison& comparison, const Plan& plan,
                                   const std::vector<Contender>& contenders) {
   std::vector<std::string> marks;
   const CompareSection& compare = comparison.compare;
   mark_disturbed_speeds(comparison, plan, contenders, marks);
+  mark_uneven_speeds(comparison, contenders, marks);
   std::vector<std::string> at_edge;
   for (const Contender& contender : contenders) {
     for (const GridPoint& point : contender.grid)

@@ -101,7 +101,11 @@ std::vector<TrainingSpeed> Measurements::training(const MatchedContender& conten
   std::vector<TrainingSpeed> speeds;
   for (const Training& length : lengths(contender)) {
     const auto read = [&](const nlohmann::json& line) {
-      return TrainingSpeed{length.context, line.at("tokens_per_s"), line.at("peak_bytes")};
+      TrainingSpeed speed{length.context, line.at("tokens_per_s"), line.at("peak_bytes")};
+      if (line.contains("fastest_step_ms"))  // files of before do not say it
+        speed.unevenness =
+            line.at("step_ms").get<double>() / line.at("fastest_step_ms").get<double>();
+      return speed;
     };
     speeds.push_back(speeds_of<TrainingSpeed>(length.file, read).front());
   }

@@ -37,9 +37,11 @@ struct TrainingSpeed {
   int64_t context = 0;
   double tokens_per_s = 0;
   std::optional<double> peak_bytes;
+  std::optional<double> unevenness = {};  // time of the median step over that of the fastest
   template <class Visitor>
   void fields(Visitor& f) {
     f("context", context), f("tokens_per_s", tokens_per_s), f("peak_bytes", peak_bytes);
+    f("unevenness", unevenness);
   }
 };
 
