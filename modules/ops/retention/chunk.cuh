@@ -212,4 +212,35 @@ class StatePart {
   int64_t m_dim_, n_dim_, head_, segment_, row_, rows_, column_;
 };
 
+// By one warp, if a piece of kSweepCheckpoint tokens begins with the chunk from t0 on: its part of
+// the state, rounded and transposed, 16 columns from first_column on. `room`: 16 rows of T.
+template <class T, int kC, bool kBackward, int kBlocks>
+__device__ __forceinline__ void store_checkpoint(const float (&state)[kBlocks][4],
+                                                 unsigned char* room, const GpuSweepParams& p,
+                                                 int64_t b, int64_t h, int64_t t0,
+                                                 int64_t first_column) {
+  static_assert(kSweepCheckpoint % kC == 0, "pieces begin with a chunk");
+  const int64_t next = t0 + kC;
+  if (kBackward ? next % kSweepCheckpoint != 0 && next < p.seq_len : t0 % kSweepCheckpoint != 0)
+    return;
+  const int lane = threadIdx.x % kWarp;
+  __syncwarp();  // all have read the one before
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+    for (int down = 0; down < 2; ++down)
+      *reinterpret_cast<uint32_t*>(room + T::at(lane / 4 + 8 * down, 8 * i) + lane % 4 * 4) =
+          pack(state[i][2 * down], state[i][2 * down + 1]);
+  __syncwarp();
+  const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint,
+                state_at = (b * checkpoints + t0 / kSweepCheckpoint) * p.heads + h;
+  bf16* to = static_cast<bf16*>(p.checkpoints) + (state_at * p.n_dim + first_column) * p.m_dim;
+#pragma unroll
+  for (int i = 0; i < 16 * T::kPieces / kWarp; ++i) {
+    const int piece = i * kWarp + lane, row = piece / T::kPieces, m = piece % T::kPieces * 8;
+    store_if(first_column + row < p.n_dim && m < p.m_dim, to + row * p.m_dim + m,
+             *reinterpret_cast<const uint4*>(room + T::at(row, m)));
+  }
+}
+
 }  // namespace ceiling::gpu

@@ -42,29 +42,6 @@ struct Shape {
   static_assert(kBytes * kBlocksPerSm <= 226 * 1024, "shared memory of an SM");
 };
 
-// By one warp: its state, rounded and transposed, into 16 rows of `to`, each columns_stride apart,
-// of which `columns` exist. `room`: 16 rows of S::Rows.
-template <class S>
-__device__ void store_checkpoint(const float (&state)[S::kMPart / 8][4], unsigned char* room,
-                                 bf16* to, int64_t columns, int64_t m_dim) {
-  using Rows = typename S::Rows;
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t4 = lane % 4;
-#pragma unroll
-  for (int i = 0; i < S::kM / 8; ++i)
-#pragma unroll
-    for (int down = 0; down < 2; ++down)
-      *reinterpret_cast<uint32_t*>(room + Rows::at(g + 8 * down, 8 * i) + 4 * t4) =
-          pack(state[i][2 * down], state[i][2 * down + 1]);
-  __syncwarp();
-#pragma unroll
-  for (int i = 0; i < S::kM / 16; ++i) {
-    const int piece = i * kWarp + lane, row = piece / Rows::kPieces, m = piece % Rows::kPieces * 8;
-    if (row < columns && m < m_dim)
-      *reinterpret_cast<uint4*>(to + row * m_dim + m) =
-          *reinterpret_cast<const uint4*>(room + Rows::at(row, 0) + 2 * m);
-  }
-}
-
 template <class S, bool kBackward, Pass kPass>
 __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     const __grid_constant__ GpuSweepParams p) {
@@ -155,18 +132,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
     if constexpr (kPass == Pass::kCheckpoints) {
       static_assert(S::kParts == 1 && S::kSlice <= S::kStages * kC && kSweepCheckpoint % kC == 0,
                     "each warp has 16 rows of the queries' place, which is unused");
-      const int64_t t0 = walk.token_of(visit), next = t0 + kC;
-      if (kBackward ? next % kSweepCheckpoint == 0 || next >= p.seq_len
-                    : t0 % kSweepCheckpoint == 0) {
-        const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint;
-        const int64_t first = first_column + column_warp * 16;
-        bf16* to =
-            static_cast<bf16*>(p.checkpoints) +
-            (((b * checkpoints + t0 / kSweepCheckpoint) * p.heads + h) * p.n_dim + first) * p.m_dim;
-        store_checkpoint<S>(state,
-                            memory + warp * 16 / kC * S::kStageBytes + Rows::at(warp * 16 % kC, 0),
-                            to, p.n_dim - first, p.m_dim);
-      }
+      store_checkpoint<Rows, kC, kBackward>(
+          state, memory + warp * 16 / kC * S::kStageBytes + Rows::at(warp * 16 % kC, 0), p, b, h,
+          walk.token_of(visit), first_column + column_warp * 16);
     }
 
     float out[kBlocks][2][4] = {};

@@ -140,39 +140,6 @@ __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
   }
 }
 
-// By one warp, if a piece of kSweepCheckpoint tokens begins with this visit: its part of the state,
-// rounded and transposed.
-template <class S, bool kBackward>
-__device__ __forceinline__ void store_checkpoint(const float (&state)[S::kM / 8][4],
-                                                 const GpuSweepParams& p,
-                                                 const Place<S, kBackward>& at,
-                                                 unsigned char* memory, int warp, int head,
-                                                 int64_t first_column, int visit) {
-  using Tile = typename S::Checkpoint;
-  const int64_t t0 = at.walk.token_of(visit), next = t0 + S::kC;
-  if (kBackward ? next % kSweepCheckpoint != 0 && next < p.seq_len : t0 % kSweepCheckpoint != 0)
-    return;
-  const int lane = threadIdx.x % kWarp;
-  unsigned char* room = memory + S::kCheckpoint + warp * Tile::kBytes;
-  __syncwarp();  // all have read the one before
-#pragma unroll
-  for (int i = 0; i < S::kM / 8; ++i)
-#pragma unroll
-    for (int down = 0; down < 2; ++down)
-      *reinterpret_cast<uint32_t*>(room + Tile::at(lane / 4 + 8 * down, 8 * i) + lane % 4 * 4) =
-          pack(state[i][2 * down], state[i][2 * down + 1]);
-  __syncwarp();
-  const int64_t checkpoints = (p.seq_len + kSweepCheckpoint - 1) / kSweepCheckpoint,
-                state_at = (at.b * checkpoints + t0 / kSweepCheckpoint) * p.heads + at.h + head;
-  bf16* to = static_cast<bf16*>(p.checkpoints) + (state_at * p.n_dim + first_column) * p.m_dim;
-#pragma unroll
-  for (int i = 0; i < 16 * Tile::kPieces / kWarp; ++i) {
-    const int piece = i * kWarp + lane, row = piece / Tile::kPieces, m = piece % Tile::kPieces * 8;
-    store_if(first_column + row < p.n_dim && m < p.m_dim, to + row * p.m_dim + m,
-             *reinterpret_cast<const uint4*>(room + Tile::at(row, m)));
-  }
-}
-
 template <class S, bool kBackward, bool kWide, bool kAdd>
 __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned char* memory,
                          const Place<S, kBackward>& at, int warp) {
@@ -244,8 +211,12 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
     if constexpr (kOutput)
       if (recorded > 0 && visit % recorded == 0)
         state_part.store(state, p.segment_states, visit / recorded);
-    if constexpr (S::kPass == Pass::kCheckpoints)
-      store_checkpoint<S, kBackward>(state, p, at, memory, warp, head, first_column, visit);
+    if constexpr (S::kPass == Pass::kCheckpoints) {
+      using Room = typename S::Checkpoint;
+      store_checkpoint<Room, kC, kBackward>(state, memory + S::kCheckpoint + warp * Room::kBytes, p,
+                                            at.b, at.h + head, at.walk.token_of(visit),
+                                            first_column);
+    }
     barrier_wait(S::full(stage, group), S::kGroup + S::kTeam);
 
     const int first_score = S::kHeads == 2 ? 0 : 32 * group;  // of this warpgroup's columns
