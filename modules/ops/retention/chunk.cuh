@@ -77,8 +77,9 @@ struct TokenInputs {
   }
 };
 
-// By one warp. Tokens past the end have decay 1: a state passes them unchanged.
-template <int kC, bool kBackward>
+// By one warp; unless kOfOut, only those of the leaving state. Tokens past the end have decay 1: a
+// state passes them unchanged.
+template <int kC, bool kBackward, bool kOfOut = true>
 __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
                              const TokenInputs<kC>& inputs) {
   static_assert(kC <= 64, "a bit for each token");
@@ -109,19 +110,26 @@ __device__ void find_weights(Weights<kC>& w, const GpuSweepParams& p,
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = i * kWarp + lane;
-    // Bits of the tokens up to this one, and of those after it.
-    const uint64_t up_to = starts << (63 - at) >> (63 - at), after = starts >> at >> 1;
-    const float from_begin = up_to == 0 ? exp2_of(sum[i]) : 0.0f;
-    const float to_end = after == 0 ? exp2_of(total - sum[i]) : 0.0f;
-    w.sum[at] = w.source[at] = sum[i];
-    w.reach[at] = kBackward ? (after == 0 ? kC - 1 : at + __ffsll(static_cast<int64_t>(after)) - 1)
-                            : (up_to == 0 ? 0 : 63 - __clzll(static_cast<int64_t>(up_to)));
-    w.enter[at] = kBackward ? to_end : from_begin;
-    w.leave[at] = kBackward ? from_begin : to_end;
+    float from_begin = exp2_of(sum[i]), to_end = exp2_of(total - sum[i]), source = sum[i];
+    int reach = kBackward ? kC - 1 : 0;
+    if (starts != 0) {
+      // Bits of the tokens up to this one, and of those after it.
+      const uint64_t up_to = starts << (63 - at) >> (63 - at), after = starts >> at >> 1;
+      if (up_to != 0) from_begin = 0;
+      if (after != 0) to_end = 0;
+      if (kBackward && after != 0) reach = at + __ffsll(static_cast<int64_t>(after)) - 1;
+      if (!kBackward && up_to != 0) reach = 63 - __clzll(static_cast<int64_t>(up_to));
+    }
+    float leave = kBackward ? from_begin : to_end;
     if (p.value_weight) {
       const float log2_weight = __log2f(inputs.weight[i]);
-      w.source[at] += kBackward ? log2_weight : -log2_weight;
-      w.leave[at] *= inputs.weight[i];
+      source += kBackward ? log2_weight : -log2_weight;
+      leave *= inputs.weight[i];
+    }
+    w.leave[at] = leave;
+    if constexpr (kOfOut) {
+      w.sum[at] = sum[i], w.source[at] = source, w.reach[at] = reach;
+      w.enter[at] = kBackward ? to_end : from_begin;
     }
   }
   if (lane == 0) w.across = starts == 0 ? exp2_of(total) : 0.0f, w.starts = starts != 0;
@@ -145,10 +153,12 @@ class TileCopy {
                                              int64_t column, int64_t columns) const {
     if (kStep > kC && row_ >= kC) return;
     const bf16* from = from_ + t0 * row_stride_ + column;
+    // Of this thread's rows, which are counted from its first, so many exist.
+    const int rows = column_ < columns ? static_cast<int>(min(tokens, int64_t{kC})) - row_ : 0;
 #pragma unroll
     for (int i = 0; i < (kC + kStep - 1) / kStep; ++i, from += kStep * row_stride_)
       copy_async(tile + to_[i % kPhases] + T::at(i / kPhases * kPhases * kStep, 0), from,
-                 column_ < columns && row_ + i * kStep < tokens);
+                 i * kStep < rows);
   }
 
  private:

@@ -33,12 +33,14 @@ template <int kM_, int kHeads_, Pass kPass_>
 struct Shape {
   static constexpr Pass kPass = kPass_;
   static constexpr bool kOutput = kPass == Pass::kOutput;
-  static constexpr int kM = kM_, kHeads = kHeads_, kStages = !kOutput ? 4 : kM == 128 ? 3 : 2;
+  static constexpr int kM = kM_, kHeads = kHeads_,
+                       kStages = !kOutput || (kM == 128 && kHeads == 1) ? 4 : 2;
   static constexpr int kC = 64, kSlice = 128;
   static constexpr int kGroup = 4 * kWarp;  // threads of a warpgroup
   static constexpr int kProducts = 2 * kGroup, kThreads = kProducts + kGroup;
-  static constexpr int kTeam = kStages == 2 ? 2 * kWarp : kWarp;  // threads that fill a stage
-  using Rows = PanelTile<kM, kC>;                                 // of query and key
+  static constexpr int kTeams = 2, kTeam = kGroup / kTeams;  // threads that fill a stage
+  static_assert(kStages % kTeams == 0, "a stage is always filled by the same team");
+  using Rows = PanelTile<kM, kC>;         // of query and key
   using Columns = PanelTile<kSlice, kC>;  // of value, then of out; a panel for each warpgroup
   using Scores = PanelTile<kC, kC>;
   using Checkpoint = PanelTile<kM, 16>;  // a warp's part
@@ -85,15 +87,14 @@ struct Place {
   Weights<S::kC>* weights_;
 };
 
-// Copies, by the warpgroup that does not multiply: a team of its warps for each stage, as what
+// Copies, by the warpgroup that does not multiply: teams of its warps take stages in turns, as what
 // makes a stage visible waits for all that a thread has asked for.
 template <class S, bool kBackward>
 __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
                             const Place<S, kBackward>& at, int warp) {
   using Panel = PanelTile<64, S::kC>;
   constexpr int kTeamWarps = S::kTeam / kWarp, kOwn = (S::kHeads + kTeamWarps - 1) / kTeamWarps;
-  const int stage = warp / kTeamWarps;
-  if (stage >= S::kStages) return;
+  const int team = warp / kTeamWarps;
   const auto copy = [&](const void* tensor, const GpuSweepStrides& strides, int64_t first) {
     return TileCopy<Panel, S::kC, S::kTeam>(at.of_head(tensor, strides) + first, strides.time);
   };
@@ -108,10 +109,11 @@ __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
   };
   TokenInputs<S::kC> inputs[kOwn];
 #pragma unroll
-  for (int own = 0; own < kOwn; ++own) inputs[own] = input_of(own, stage);
-  const uint32_t to = at.base + stage * S::kStageBytes;
+  for (int own = 0; own < kOwn; ++own) inputs[own] = input_of(own, team);
 #pragma unroll 1
-  for (int visit = stage; visit < at.walk.visits; visit += S::kStages) {
+  for (int visit = team; visit < at.walk.visits; visit += S::kTeams) {
+    const int stage = visit % S::kStages;
+    const uint32_t to = at.base + stage * S::kStageBytes;
     if (visit >= S::kStages) barrier_wait(S::empty(stage), S::kProducts + S::kTeam);
     const int64_t t0 = at.walk.token_of(visit), tokens = p.seq_len - t0;
 #pragma unroll
@@ -130,8 +132,9 @@ __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
 #pragma unroll
     for (int own = 0; own < kOwn; ++own) {
       if (first_own + own >= S::kHeads) break;
-      find_weights<S::kC, kBackward>(at.weights(stage, first_own + own), p, inputs[own]);
-      inputs[own] = input_of(own, visit + S::kStages);
+      find_weights<S::kC, kBackward, S::kOutput>(at.weights(stage, first_own + own), p,
+                                                 inputs[own]);
+      inputs[own] = input_of(own, visit + S::kTeams);
     }
     wait_copies<0>();
     publish_to_wgmma();

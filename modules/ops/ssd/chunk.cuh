@@ -56,13 +56,17 @@ struct Shape {
 template <class T, int kRows>
 __device__ __forceinline__ void copy_rows(uint32_t to, const bf16* from, int64_t row_stride,
                                           int64_t rows) {
-  static_assert(kRows * T::kPieces % kThreads == 0, "threads share the pieces evenly");
+  constexpr int kStep = kThreads / T::kPieces;
+  static_assert(kRows % kStep == 0 && kStep % T::kRowPeriod == 0,
+                "threads share the pieces evenly");
+  const int row = static_cast<int>(threadIdx.x) / T::kPieces,
+            column = static_cast<int>(threadIdx.x) % T::kPieces * 8,
+            left = static_cast<int>(rows) - row;
+  const bf16* first = from + row * row_stride + column;
+  const uint32_t to_first = to + T::at(row, column);
 #pragma unroll
-  for (int i = 0; i < kRows * T::kPieces / kThreads; ++i) {
-    const int piece = i * kThreads + static_cast<int>(threadIdx.x), row = piece / T::kPieces,
-              column = piece % T::kPieces * 8;
-    copy_async(to + T::at(row, column), from + row * row_stride + column, row < rows);
-  }
+  for (int i = 0; i < kRows / kStep; ++i, first += kStep * row_stride)
+    copy_async(to_first + T::at(i * kStep, 0), first, i * kStep < left);
 }
 __device__ __forceinline__ void copy_vector(uint32_t to, const float* from) {
   if (threadIdx.x < kC / 4) copy_async(to + threadIdx.x * 16, from + threadIdx.x * 4, true);

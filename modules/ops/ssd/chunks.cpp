@@ -117,7 +117,7 @@ SsdGradients ssd_chunks_backward(SsdInputs& in, const at::Tensor& dy_in, const a
     grads.b = db.sum(0).to(in.b.scalar_type()), grads.c = dc.sum(0).to(in.c.scalar_type());
 
   p.from_zero = !in.state.defined();
-  const at::Tensor partial = at::empty({batch, 3, heads}, wide);
+  const at::Tensor partial = at::empty({batch * p.chunks, 3, heads}, wide);
   p.of.partial = partial.mutable_data_ptr();
   launch(ssd_close_cuda, p, in.x);
   grads.weights = partial.sum(0);

@@ -42,6 +42,6 @@ struct SsdChunkParams {
 inline CudaKernel<SsdChunkParams> ssd_steps_cuda,  // delta, of.log_decay, decay, step, document
     ssd_reads_cuda,                                // of_state, its share of dc_parts
     ssd_sources_cuda,  // of.dx, db_parts, all of dc_parts, of_tokens to passing
-    ssd_close_cuda;    // of.ddt and of.partial, [B, 3, H]
+    ssd_close_cuda;    // of.ddt and of.partial, [B C, 3, H]
 
 }  // namespace ceiling

@@ -64,8 +64,11 @@ struct Readers {
   float* sums;  // of_tokens, what these sources add
 };
 // pairs += Delta_s decay(s, l) dy_l . x_s, out += decay(s, l) (B_s . C_l) dy_l
+// Where they are the sources themselves, skip is x_s . dy_s, in the lane of row g whose columns
+// have it.
 __device__ __forceinline__ void take_readers(float (&pairs)[2][4], float (&out)[8][4],
-                                             float (&to_tokens)[2], const uint32_t (&x)[4][4],
+                                             float (&to_tokens)[2], float (&skip)[2],
+                                             bool themselves, const uint32_t (&x)[4][4],
                                              const float (&own_decay)[2],
                                              const float (&own_step)[2], const Readers& of) {
   const int lane = threadIdx.x % kWarp, t4 = lane % 4;
@@ -77,6 +80,9 @@ __device__ __forceinline__ void take_readers(float (&pairs)[2][4], float (&out)[
     mma(product[0], x[k], r[0], r[1]);
     mma(product[1], x[k], r[2], r[3]);
   }
+  const bool odd = lane & 4;  // row g
+  if (themselves)
+    skip[0] = odd ? product[0][1] : product[0][0], skip[1] = odd ? product[1][3] : product[1][2];
   float column[2][2];
   uint32_t a[4];
 #pragma unroll
@@ -240,7 +246,7 @@ __global__ __launch_bounds__(kThreads,
               &pair_sums[n % 2][source][reader * 16]};
     };
     const uint32_t x_lane = stage + Rows::down_first(lane);
-    float out[8][4], to_tokens[2] = {0, 0};
+    float out[8][4], to_tokens[2] = {0, 0}, skip[2] = {0, 0};
     uint32_t x[4][4];
     if (lent > 0) {
       const int row = lead * 16 + g;
@@ -255,7 +261,7 @@ __global__ __launch_bounds__(kThreads,
 #pragma unroll
       for (int q = 0; q < kLeads - 1; ++q)
         if (q < lent)
-          take_readers(pairs[q], out, to_tokens, x, its_decay, its_step,
+          take_readers(pairs[q], out, to_tokens, skip, false, x, its_decay, its_step,
                        readers(lead, lead + kTaken + q));
           // Rounded: half of what dx is rounded by in the end.
 #pragma unroll
@@ -284,7 +290,7 @@ __global__ __launch_bounds__(kThreads,
 #pragma unroll
     for (int q = 0; q < kTaken; ++q)
       if (q >= lent && q < taken)
-        take_readers(pairs[q], out, to_tokens, x, own_decay, own_step,
+        take_readers(pairs[q], out, to_tokens, skip, q == lent, x, own_decay, own_step,
                      readers(block, block + q - lent));
     __syncthreads();  // what was lent is there; a barrier of pairs of warps is not seen by
                       // racecheck
@@ -304,15 +310,12 @@ __global__ __launch_bounds__(kThreads,
     }
 
     // dx = Delta out + D dy, by way of x's place, of which no other warp reads these rows.
-    float skip[2] = {0, 0};
 #pragma unroll
     for (int i = 0; i < 8; ++i)
 #pragma unroll
       for (int down = 0; down < 2; ++down) {
         const uint32_t place = Rows::at(block * 16, 8 * i) + (8 * down + g) * Rows::kPitch + 4 * t4;
-        const float2 dy = both(*reinterpret_cast<const uint32_t*>(here + S::kDy + place)),
-                     own = both(x[i / 2][2 * (i % 2) + down]);
-        skip[down] += own.x * dy.x + own.y * dy.y;
+        const float2 dy = both(*reinterpret_cast<const uint32_t*>(here + S::kDy + place));
         *reinterpret_cast<uint32_t*>(here + place) =
             pack(own_step[down] * out[i][2 * down] + d * dy.x,
                  own_step[down] * out[i][2 * down + 1] + d * dy.y);
@@ -332,9 +335,10 @@ __global__ __launch_bounds__(kThreads,
     for (int down = 0; down < 2; ++down) {
       const float tokens = quad_sum(to_tokens[down]) +
                            (borrows ? lent_tokens[lead][8 * down + g] : 0.0f),
-                  state = quad_sum(to_state[down]), skipped = quad_sum(skip[down]);
+                  state = quad_sum(to_state[down]);
       const int64_t to = at.head(c, n) * kC + row0 + 8 * down;
-      if (t4 == 0) c.to_tokens[to] = tokens, c.to_state[to] = state, c.through_skip[to] = skipped;
+      if (t4 == 0) c.to_tokens[to] = tokens, c.to_state[to] = state;
+      if (t4 == g / 2) c.through_skip[to] = skip[down];
     }
   }
   __syncthreads();  // all are done with all heads

@@ -2,7 +2,7 @@
 // the parameters after them.
 // Bound:  latency; both move some ten floats per token and head.
 // Layout: steps_kernel gives 8 tokens of a head to a thread, neighbours neighbouring heads;
-//   close_kernel gives a head of a row to a block, whose warps take chunks in turns.
+//   close_kernel gives a chunk of kCloseWarps heads to a block, a head to each of its warps.
 #include "modules/ops/ssd/cuda.h"
 #include "modules/ops/ssd/step.cuh"
 
@@ -83,26 +83,34 @@ __device__ __forceinline__ void load_four(const float* from, float (&to)[kEach])
   load<kEach>(from + threadIdx.x % kWarp * kEach, to);
 }
 
+// The derivative of a step after dt; clamped steps have none. log(1 + e^x) = step, of which the
+// derivative is 1 - e^-step.
+__device__ __forceinline__ float slope_of(const SsdParams& p, float step) {
+  const bool inside = step > static_cast<float>(p.dt_min) && step < static_cast<float>(p.dt_max);
+  return inside ? -expm1f(-step) : 0.0f;
+}
+
 // README.md, eq. 1 to 3.
 __global__ __launch_bounds__(kCloseThreads) void close_kernel(
     const __grid_constant__ SsdChunkParams c) {
-  __shared__ float lanes[kCloseWarps];
+  __shared__ bf16 ddt[kC][kCloseWarps + 2];  // rows of an odd number of banks
   const SsdParams& p = c.of;
-  const int64_t b = blockIdx.x / p.heads, h = blockIdx.x % p.heads;
+  const int64_t b = blockIdx.x / c.chunks, chunk = blockIdx.x % c.chunks,
+                first_head = int64_t{blockIdx.y} * kCloseWarps;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const auto of_chunk = [&](int64_t chunk) { return ((b * c.chunks + chunk) * p.heads + h) * kC; };
-  const float rate = decay_rate(p, h);
-  float of_a = 0, of_d = 0, of_bias = 0;
-  for (int64_t chunk = warp; chunk < c.chunks; chunk += kCloseWarps) {
+  const int64_t h = first_head + warp;
+  if (h < p.heads) {
+    const int64_t of_head = int64_t{blockIdx.x} * p.heads + h;
     float of_state[kEach], of_tokens[kEach], to_tokens[kEach], to_state[kEach], step[kEach],
         skip[kEach];
-    load_four(c.of_state + of_chunk(chunk), of_state);
-    load_four(c.of_tokens + of_chunk(chunk), of_tokens);
-    load_four(c.to_tokens + of_chunk(chunk), to_tokens);
-    load_four(c.to_state + of_chunk(chunk), to_state);
-    load_four(c.step + of_chunk(chunk), step);
-    load_four(c.through_skip + of_chunk(chunk), skip);
-    const int4 four = reinterpret_cast<const int4*>(c.document + (b * c.chunks + chunk) * kC)[lane];
+    load_four(c.of_state + of_head * kC, of_state);
+    load_four(c.of_tokens + of_head * kC, of_tokens);
+    load_four(c.to_tokens + of_head * kC, to_tokens);
+    load_four(c.to_state + of_head * kC, to_state);
+    load_four(c.step + of_head * kC, step);
+    load_four(c.through_skip + of_head * kC, skip);
+    const int4 four = reinterpret_cast<const int4*>(c.document + int64_t{blockIdx.x} * kC)[lane];
+    const float rate = decay_rate(p, h), passing = c.passing[of_head];
     const int document[kEach] = {four.x, four.y, four.z, four.w};
     int document_before = __shfl_up_sync(0xffffffffu, four.w, 1);
     if (lane == 0) document_before = 0;
@@ -124,29 +132,35 @@ __global__ __launch_bounds__(kCloseThreads) void close_kernel(
       if (lane >= offset) up_to += below;
       if (lane + offset < kWarp) from_on += above;
     }
-    const bf16* dt = row_of<bf16>(p.dt, p, b * p.seq_len + chunk * kC) + h;
-    const float around = c.passing[(b * c.chunks + chunk) * p.heads + h] + (up_to - own_early) +
-                         (from_on - own_late);
+    const float around = passing + (up_to - own_early) + (from_on - own_late);
+    float of_a = 0, of_d = 0, of_bias = 0;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int64_t t = chunk * kC + lane * kEach + i;
       const bool starts = document[i] != (i > 0 ? document[i - 1] : document_before);
       const bool has_source = !starts && !(t == 0 && c.from_zero);
-      if (t >= p.seq_len) continue;
-      const float of_decay = has_source ? around + late[i] + early[i] : 0.0f;
-      const int64_t token = b * p.seq_len + t;
-      const float slope = step_of(p, wide(dt[(lane * kEach + i) * p.dt.time_stride]), h).slope;
-      const float at_dt = (to_tokens[i] + to_state[i] + rate * of_decay) * slope;
-      static_cast<bf16*>(p.ddt)[token * p.heads + h] = narrow<bf16>(at_dt);
-      of_a += rate * step[i] * of_decay, of_d += skip[i], of_bias += at_dt;
+      const bool present = t < p.seq_len;
+      const float of_decay = has_source && present ? around + late[i] + early[i] : 0.0f;
+      const float at_dt =
+          present ? (to_tokens[i] + to_state[i] + rate * of_decay) * slope_of(p, step[i]) : 0.0f;
+      ddt[lane * kEach + i][warp] = narrow<bf16>(at_dt);
+      of_a += rate * step[i] * of_decay, of_d += present ? skip[i] : 0.0f, of_bias += at_dt;
+    }
+    of_a = warp_sum(of_a), of_d = warp_sum(of_d), of_bias = warp_sum(of_bias);
+    if (lane == 0) {
+      float* partial = static_cast<float*>(p.partial) + int64_t{blockIdx.x} * 3 * p.heads + h;
+      partial[0] = of_a, partial[p.heads] = of_d, partial[2 * p.heads] = of_bias;
     }
   }
-  of_a = block_sum<kCloseThreads>(of_a, lanes);
-  of_d = block_sum<kCloseThreads>(of_d, lanes);
-  of_bias = block_sum<kCloseThreads>(of_bias, lanes);
-  if (threadIdx.x > 0) return;
-  float* partial = static_cast<float*>(p.partial) + b * 3 * p.heads + h;
-  partial[0] = of_a, partial[p.heads] = of_d, partial[2 * p.heads] = of_bias;
+  __syncthreads();
+  // Neighbours write neighbouring heads.
+  const int head = threadIdx.x % kCloseWarps;
+  if (first_head + head >= p.heads) return;
+  for (int at = threadIdx.x / kCloseWarps; at < kC; at += kCloseThreads / kCloseWarps) {
+    const int64_t t = chunk * kC + at;
+    if (t < p.seq_len)
+      static_cast<bf16*>(p.ddt)[(b * p.seq_len + t) * p.heads + first_head + head] = ddt[at][head];
+  }
 }
 
 void launch_steps(const SsdChunkParams& c, void* stream) {
@@ -156,9 +170,10 @@ void launch_steps(const SsdChunkParams& c, void* stream) {
   steps_kernel<<<grid, kStepThreads, 0, static_cast<cudaStream_t>(stream)>>>(c);
 }
 void launch_close(const SsdChunkParams& c, void* stream) {
-  const auto blocks = static_cast<unsigned>(c.of.batch * c.of.heads);
-  if (blocks == 0) return;
-  close_kernel<<<blocks, kCloseThreads, 0, static_cast<cudaStream_t>(stream)>>>(c);
+  const dim3 grid(static_cast<unsigned>(c.of.batch * c.chunks),
+                  static_cast<unsigned>((c.of.heads + kCloseWarps - 1) / kCloseWarps));
+  if (grid.x == 0) return;
+  close_kernel<<<grid, kCloseThreads, 0, static_cast<cudaStream_t>(stream)>>>(c);
 }
 
 [[maybe_unused]] const bool registered = [] {
