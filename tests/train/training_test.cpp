@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "checkpoints/safetensors.h"
 #include "checkpoints/store.h"
+#include "modules/ops/device.h"
 #include "tests/support/dataset.h"
 #include "tests/support/model.h"
 #include "tests/support/temp_dir.h"
@@ -142,13 +143,44 @@ TEST_P(EachArchitectureTest, LossFallsOnOneBatch) {
             0.3 * steps.front().at("loss_nats").get<double>());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EachArchitectureTest, ::testing::ValuesIn(tiny_models()),
-                         [](const auto& info) {
-                           std::string name = std::to_string(info.index) + "_" + info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-                           return name;
-                         });
+std::string name_of(const ::testing::TestParamInfo<std::string>& info) {
+  std::string name = std::to_string(info.index) + "_" + info.param;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(All, EachArchitectureTest, ::testing::ValuesIn(tiny_models()), name_of);
+
+class EachArchitectureGpuTest : public EachArchitectureTest {};
+
+// Of shapes that have kernels and those that have none, with several documents in a row.
+TEST_P(EachArchitectureGpuTest, RecordedStepsEqualOrdinaryOnesAndInFloatTheCpus) {
+  pick_device("cuda");
+  const auto losses_of = [&](const std::string& name, const std::string& device,
+                             const std::string& precision, bool graph) {
+    train(tiny_run(GetParam(), data_, run_dir(name), 6,
+                   {"run.device=" + device, "train.precision=" + precision, "train.micro_batch=1",
+                    fmt::format("train.cuda_graph={}", graph), "train.lr=1e-3"}));
+    std::vector<double> losses;
+    for (const auto& step : metrics_of(run_dir(name), "step"))
+      losses.push_back(step.at("loss_nats"));
+    return losses;
+  };
+  const auto expect_near = [](const std::vector<double>& got, const std::vector<double>& want,
+                              double relative) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i)
+      EXPECT_NEAR(got[i], want[i], relative * want[i]) << "step " << i + 1;
+  };
+  const auto cpu = losses_of("cpu", "cpu", "fp32", false);
+  ASSERT_EQ(cpu.size(), 6u);
+  expect_near(losses_of("fp32", "cuda", "fp32", true), cpu, 1e-4);
+  expect_near(losses_of("fp32-ordinary", "cuda", "fp32", false), cpu, 1e-4);
+  expect_near(losses_of("bf16", "cuda", "bf16", true),
+              losses_of("bf16-ordinary", "cuda", "bf16", false), 1e-3);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EachArchitectureGpuTest, ::testing::ValuesIn(tiny_models()), name_of);
 
 TEST_F(TrainingTest, LearningRateZeroLeavesEveryWeightBitEqual) {
   train(tiny_run(kLlama, data_, run_dir("zero"), 5, {"train.lr=0", "checkpoint.every=1"}));

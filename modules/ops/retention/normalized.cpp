@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "modules/ops/checks.h"
+#include "modules/ops/retention/sweep.h"
 
 namespace ceiling {
 
@@ -20,7 +21,7 @@ namespace {
 // gamma^n for n [...]: [H, ...], in the dtype of the arithmetic.
 at::Tensor powers(const at::Tensor& log_decay, const at::Tensor& n, const at::Tensor& like) {
   const at::Tensor exponent =
-      log_decay.to(like.device(), at::kDouble).view(std::vector<int64_t>(1, -1));
+      wide_decays(log_decay, like.device()).view(std::vector<int64_t>(1, -1));
   at::Tensor shaped = exponent;
   for (int64_t i = 0; i < n.dim(); ++i) shaped = shaped.unsqueeze(-1);
   return at::exp(shaped * n.to(at::kDouble).unsqueeze(0)).to(wide_type(like));
@@ -36,7 +37,7 @@ at::Tensor decay_sums(const at::Tensor& log_decay, const at::Tensor& carried,
   const auto wide = at::TensorOptions().dtype(at::kDouble).device(q.device());
   const at::Tensor n = segments.any() ? segments.position.to(at::kDouble)
                                       : at::arange(q.size(1), wide).unsqueeze(0);  // [B or 1, T]
-  const at::Tensor log_gamma = log_decay.to(q.device(), at::kDouble);
+  const at::Tensor log_gamma = wide_decays(log_decay, q.device());
   const at::Tensor power = at::exp((n + 1).unsqueeze(-1) * log_gamma);  // [B or 1, T, H]
   at::Tensor sum = (1 - power) / (1 - at::exp(log_gamma));
   if (carried.defined()) {

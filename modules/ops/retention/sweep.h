@@ -40,6 +40,10 @@ struct SweepOutput {
   SweepStates met = {};
 };
 
+// log_decay, [H] or [B, T, H], as float64 on a device. Those that are fixed may be on the CPU, from
+// where a CUDA graph that is recorded cannot copy: they go as arguments of kernels, one a head.
+at::Tensor wide_decays(const at::Tensor& log_decay, at::Device device);
+
 // query, key [B, T, H, M], value [B, T, H, N]; state [B, H, M, N] or undefined. No autograd.
 SweepOutput sweep_aten(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state);

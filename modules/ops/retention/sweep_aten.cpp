@@ -20,7 +20,7 @@ namespace {
 
 // [1 or B, T, H] float64 on the device of `on`.
 at::Tensor decays_of_tokens(const at::Tensor& log_decay, const at::Tensor& on) {
-  const at::Tensor wide = log_decay.to(on.device(), at::kDouble);
+  const at::Tensor wide = wide_decays(log_decay, on.device());
   return wide.dim() == 3 ? wide : wide.expand({1, on.size(1), on.size(2)});
 }
 
@@ -131,6 +131,16 @@ SweepOutput chunked(const SweepSetting& setting, Time time, int64_t chunk, const
 }
 
 }  // namespace
+
+at::Tensor wide_decays(const at::Tensor& log_decay, at::Device device) {
+  if (log_decay.dim() != 1 || !log_decay.is_cpu() || device.is_cpu())
+    return log_decay.to(device, at::kDouble);
+  const at::Tensor there =
+      at::empty(log_decay.sizes(), log_decay.options().dtype(at::kDouble).device(device));
+  for (int64_t h = 0; h < log_decay.size(0); ++h)
+    there.select(0, h).fill_(log_decay[h].item<double>());
+  return there;
+}
 
 SweepOutput sweep_aten(const SweepSetting& setting, Time time, const at::Tensor& query,
                        const at::Tensor& key, const at::Tensor& value, const at::Tensor& state) {
