@@ -12,7 +12,8 @@ struct Peak {
                        // 2 threads"
 };
 
-// Of a known GPU from its data sheet; otherwise measured with a matrix product (about 0.1 s).
+// Of a known GPU from its data sheet; otherwise measured as the fastest of matrix products (0.3 s:
+// a neighbour on the machine, or a clock still low, must not set what all steps are held against).
 Peak peak_of(at::Device device, at::ScalarType compute);
 
 }  // namespace ceiling
