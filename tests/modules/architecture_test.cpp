@@ -278,15 +278,9 @@ TEST_P(ArchitectureTest, InitialisationDoesNotDependOnOrderAndSeedsDiffer) {
   }
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = std::to_string(info.index) + "_" + info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-  return name;
-}
-
 // Built in main's time, not at load: registration order of translation units is not defined.
-INSTANTIATE_TEST_SUITE_P(All, ArchitectureTest, ::testing::ValuesIn(tiny_models()), test_name);
+INSTANTIATE_TEST_SUITE_P(All, ArchitectureTest, ::testing::ValuesIn(tiny_models()),
+                         tiny_model_name);
 
 }  // namespace
 }  // namespace ceiling

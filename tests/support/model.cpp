@@ -6,6 +6,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
+#include <algorithm>
+
 #include "base/random.h"
 
 namespace ceiling {
@@ -15,6 +17,13 @@ std::vector<std::string> tiny_models() {
   for (const Architecture& architecture : architectures())
     for (const std::string& yaml : architecture.tiny) all.push_back(architecture.name + " " + yaml);
   return all;
+}
+
+std::string tiny_model_name(const ::testing::TestParamInfo<std::string>& info) {
+  std::string name = std::to_string(info.index) + "_" + info.param;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
+  return name;
 }
 
 TestModel make_tiny(const std::string& tiny, at::ScalarType dtype, int64_t vocab_size,

@@ -1,6 +1,7 @@
 // Small models and batches for tests of whole architectures.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
 
 #include <memory>
 #include <string>
@@ -18,6 +19,8 @@ struct TestModel {
 
 // Every tiny model of every registered architecture, as "name {yaml}".
 std::vector<std::string> tiny_models();
+// For INSTANTIATE_TEST_SUITE_P over them: "0_llama__d_model__32_".
+std::string tiny_model_name(const ::testing::TestParamInfo<std::string>& info);
 // Builds one of them, with random norm weights too, so that a forgotten factor shows.
 TestModel make_tiny(const std::string& tiny, at::ScalarType dtype, int64_t vocab_size = 61,
                     uint64_t seed = 1);

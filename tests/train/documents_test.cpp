@@ -69,13 +69,7 @@ TEST_P(DocumentsTest, LossesAndGradientsOfTheSecondDoNotDependOnTheFirst) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, DocumentsTest, ::testing::ValuesIn(tiny_models()),
-                         [](const auto& info) {
-                           std::string name = std::to_string(info.index) + "_" + info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(All, DocumentsTest, ::testing::ValuesIn(tiny_models()), tiny_model_name);
 
 }  // namespace
 }  // namespace ceiling

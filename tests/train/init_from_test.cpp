@@ -96,12 +96,7 @@ TEST_P(EachArchitectureInitFromTest, AnImportedModelIsTrainedFurther) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EachArchitectureInitFromTest, ::testing::ValuesIn(tiny_models()),
-                         [](const auto& info) {
-                           std::string name = std::to_string(info.index) + "_" + info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-                           return name;
-                         });
+                         tiny_model_name);
 
 TEST_F(InitFromTest, AResumedRunDoesNotReadThemAgain) {
   train(tiny_run(kLlama, data_, run_dir("first"), 2));

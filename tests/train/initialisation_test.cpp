@@ -47,12 +47,7 @@ TEST_P(InitialisationTest, FirstLossIsThatOfAUniformGuess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, InitialisationTest, ::testing::ValuesIn(tiny_models()),
-                         [](const auto& info) {
-                           std::string name = std::to_string(info.index) + "_" + info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-                           return name;
-                         });
+                         tiny_model_name);
 
 // Means and deviations of every parameter under the authors' own initialisation (tests/golden/
 // init_stats, one draw of theirs against 32 of ours), to what a draw of that size scatters.

@@ -19,13 +19,6 @@ namespace {
 
 constexpr int64_t kNoEos = -1;
 
-std::string name_of(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = std::to_string(info.index) + "_" + info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-  return name;
-}
-
 class EachArchitectureSamplerTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(EachArchitectureSamplerTest, PromptsOfABatchContinueAsTheyDoAlone) {
@@ -68,7 +61,7 @@ TEST_P(EachArchitectureSamplerTest, ADocumentLearntByHeartIsGivenBackAndEnds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EachArchitectureSamplerTest, ::testing::ValuesIn(tiny_models()),
-                         name_of);
+                         tiny_model_name);
 
 TEST(SamplerTest, PaddingRowsAreNeverChosen) {
   const TestModel made =

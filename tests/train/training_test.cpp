@@ -143,13 +143,8 @@ TEST_P(EachArchitectureTest, LossFallsOnOneBatch) {
             0.3 * steps.front().at("loss_nats").get<double>());
 }
 
-std::string name_of(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = std::to_string(info.index) + "_" + info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
-  return name;
-}
-INSTANTIATE_TEST_SUITE_P(All, EachArchitectureTest, ::testing::ValuesIn(tiny_models()), name_of);
+INSTANTIATE_TEST_SUITE_P(All, EachArchitectureTest, ::testing::ValuesIn(tiny_models()),
+                         tiny_model_name);
 
 class EachArchitectureGpuTest : public EachArchitectureTest {};
 
@@ -180,7 +175,8 @@ TEST_P(EachArchitectureGpuTest, RecordedStepsEqualOrdinaryOnesAndInFloatTheCpus)
               losses_of("bf16-ordinary", "cuda", "bf16", false), 1e-3);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EachArchitectureGpuTest, ::testing::ValuesIn(tiny_models()), name_of);
+INSTANTIATE_TEST_SUITE_P(All, EachArchitectureGpuTest, ::testing::ValuesIn(tiny_models()),
+                         tiny_model_name);
 
 TEST_F(TrainingTest, LearningRateZeroLeavesEveryWeightBitEqual) {
   train(tiny_run(kLlama, data_, run_dir("zero"), 5, {"train.lr=0", "checkpoint.every=1"}));
