@@ -17,6 +17,12 @@ __device__ __forceinline__ Step step_of(const SsdParams& p, float dt, int64_t h)
   if (delta > high) return {high, 0.0f};
   return {delta, slope};
 }
+// The slope of a step that is there already: log(1 + e^x) = delta, of which the derivative is
+// 1 - e^-delta.
+__device__ __forceinline__ float slope_of(const SsdParams& p, float delta) {
+  const bool inside = delta > static_cast<float>(p.dt_min) && delta < static_cast<float>(p.dt_max);
+  return inside ? -expm1f(-delta) : 0.0f;
+}
 __device__ __forceinline__ float decay_rate(const SsdParams& p, int64_t h) {
   return -expf(static_cast<const float*>(p.a_log)[h]);
 }

@@ -83,13 +83,6 @@ __device__ __forceinline__ void load_four(const float* from, float (&to)[kEach])
   load<kEach>(from + threadIdx.x % kWarp * kEach, to);
 }
 
-// The derivative of a step after dt; clamped steps have none. log(1 + e^x) = step, of which the
-// derivative is 1 - e^-step.
-__device__ __forceinline__ float slope_of(const SsdParams& p, float step) {
-  const bool inside = step > static_cast<float>(p.dt_min) && step < static_cast<float>(p.dt_max);
-  return inside ? -expm1f(-step) : 0.0f;
-}
-
 // README.md, eq. 1 to 3.
 __global__ __launch_bounds__(kCloseThreads) void close_kernel(
     const __grid_constant__ SsdChunkParams c) {
