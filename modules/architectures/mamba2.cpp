@@ -245,7 +245,8 @@ class MixerBlock final : public Block {
         norm_(parameter("norm.weight", {d_model}, {.init = init::ones(), .decay = false})),
         mixer_(static_cast<Mixer&>(adopt(mixer_name, std::move(mixer)))) {}
   at::Tensor forward(const at::Tensor& x, const MixContext& context, State* state) override {
-    return x + mixer_.forward(rms_norm(x, norm_, eps_), context, state);
+    const AddRmsNormOutput in = rms_norm_beside(x, norm_, eps_);
+    return in.residual + mixer_.forward(in.y, context, state);
   }
   const Mixer& mixer() const override { return mixer_; }
 

@@ -30,8 +30,9 @@ ResidualBlock::ResidualBlock(std::string mixer_name, std::unique_ptr<Mixer> mixe
       ffn_(static_cast<GatedFfn&>(adopt("ffn", std::move(ffn)))) {}
 
 at::Tensor ResidualBlock::forward(const at::Tensor& x, const MixContext& context, State* state) {
-  const at::Tensor mixed = mixer_.forward(rms_norm(x, mixer_norm_, eps_), context, state);
-  const AddRmsNormOutput sum = add_rms_norm(mixed, x, ffn_norm_, eps_);
+  const AddRmsNormOutput in = rms_norm_beside(x, mixer_norm_, eps_);
+  const at::Tensor mixed = mixer_.forward(in.y, context, state);
+  const AddRmsNormOutput sum = add_rms_norm(mixed, in.residual, ffn_norm_, eps_);
   return ffn_.forward_add(sum.y, sum.residual);
 }
 

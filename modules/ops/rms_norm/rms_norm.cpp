@@ -19,7 +19,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Without a residual: {y}; with one: {y, sum}.
+// Without a residual: {y, x}; with one: {y, sum}.
 class RmsNormFn : public torch::autograd::Function<RmsNormFn> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x_in,
@@ -46,15 +46,16 @@ class RmsNormFn : public torch::autograd::Function<RmsNormFn> {
     ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["two"] = residual.defined();
     ctx->set_materialize_grads(false);
-    return residual.defined() ? variable_list{y, sum} : variable_list{y};
+    return {y, residual.defined() ? sum : x.detach()};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &rstd = saved[1], &weight = saved[2];
     const bool two = ctx->saved_data["two"].toBool();
-    const at::Tensor dsum = two && grads[1].defined() ? grads[1].contiguous() : at::Tensor();
-    if (!grads[0].defined()) return {dsum, dsum, at::Tensor(), at::Tensor(), at::Tensor()};
+    const at::Tensor dsum = grads[1].defined() ? grads[1].contiguous() : at::Tensor();
+    if (!grads[0].defined())
+      return {dsum, two ? dsum : at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
     const at::Tensor dy = grads[0].contiguous(), dx = at::empty_like(x);
     const int64_t dim = x.size(-1), rows = rstd.numel();
     RmsNormParams p{};
@@ -103,12 +104,16 @@ bool has_kernel(const at::Tensor& x) {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const Parameter& weight, double eps) {
+  return rms_norm_beside(x, weight, eps).y;
+}
+
+AddRmsNormOutput rms_norm_beside(const at::Tensor& x, const Parameter& weight, double eps) {
   check(x, weight.value);
-  if (!has_kernel(x)) return rms_norm_reference(x, use(weight), eps);
-  const at::Tensor y =
-      RmsNormFn::apply(x, std::nullopt, weight.value, if_defined(weight.grad), eps)[0];
-  add_norm_recipe(y, x, weight, eps);
-  return y;
+  if (!has_kernel(x)) return {rms_norm_reference(x, use(weight), eps), x};
+  const variable_list out =
+      RmsNormFn::apply(x, std::nullopt, weight.value, if_defined(weight.grad), eps);
+  add_norm_recipe(out[0], x, weight, eps);
+  return {out[0], out[1]};
 }
 
 AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,

@@ -21,6 +21,11 @@ struct AddRmsNormOutput {
 AddRmsNormOutput add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
                               const Parameter& weight, double eps);
 
+// The norm of x, and x once more for those who add to it: the gradient of both meets in the pass of
+// the norm's backward. Of what rms_norm() alone gives, autograd would add them in a pass of its
+// own.
+AddRmsNormOutput rms_norm_beside(const at::Tensor& x, const Parameter& weight, double eps);
+
 // The same in plain ATen: any dtype and device; autograd derives its backward.
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& weight, double eps);
 

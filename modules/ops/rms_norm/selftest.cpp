@@ -26,6 +26,17 @@ const RegisterSelftest kSelftest("rms_norm", [](SelftestReport& report) {
           },
           {report.random({rows, dim}), report.random({rows, dim})}, {1 + report.random({dim}) / 4},
           dtype, selftest_bound(dtype));
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    report.differentiable(
+        "rms_norm", "beside 70 x 768",
+        [](const auto& in, const auto& w) -> std::vector<at::Tensor> {
+          const AddRmsNormOutput out = rms_norm_beside(in[0], w[0], kEps);
+          return {out.y, out.residual};
+        },
+        [](const auto& in, const auto& w) -> std::vector<at::Tensor> {
+          return {rms_norm_reference(in[0], w[0], kEps), in[0]};
+        },
+        {report.random({70, 768})}, {1 + report.random({768}) / 4}, dtype, selftest_bound(dtype));
 });
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -37,6 +38,14 @@ Tensors add_norm_reference(const Tensors& in, const Tensors& w) {
   return {rms_norm_reference(sum, w[0], kEps), sum};
 }
 
+Tensors norm_beside(const Tensors& in, const std::vector<Parameter>& p) {
+  const AddRmsNormOutput out = rms_norm_beside(in[0], p[0], kEps);
+  return {out.y, out.residual};
+}
+Tensors norm_beside_reference(const Tensors& in, const Tensors& w) {
+  return {rms_norm_reference(in[0], w[0], kEps), in[0]};
+}
+
 class RmsNormTest : public ::testing::TestWithParam<at::ScalarType> {};
 INSTANTIATE_TEST_SUITE_P(Types, RmsNormTest,
                          ::testing::Values(at::kDouble, at::kFloat, at::kBFloat16));
@@ -59,6 +68,27 @@ TEST_P(RmsNormTest, WithResidualEqualsTheReference) {
     expect_equals_reference(add_norm, add_norm_reference,
                             {random_normal({70, dim}, "x"), random_normal({70, dim}, "residual")},
                             {1 + random_normal({dim}, "w", 1, 0.3)}, GetParam(), tolerance);
+}
+
+TEST_P(RmsNormTest, BesideItsInputEqualsTheReference) {
+  for (const int64_t dim : {3, 17, 256})
+    expect_equals_reference(norm_beside, norm_beside_reference, {random_normal({70, dim}, "x")},
+                            {1 + random_normal({dim}, "w", 1, 0.3)}, GetParam(),
+                            usual_tolerance(GetParam()));
+}
+
+TEST_P(RmsNormTest, BesideItsInputEitherOutputMayBeUnused) {
+  const at::Tensor x = random_normal({70, 17}, "x"), w = 1 + random_normal({17}, "w", 1, 0.3);
+  expect_equals_reference(
+      [](const Tensors& in, const auto& p) { return Tensors{norm_beside(in, p)[0]}; },
+      norm_reference, {x}, {w}, GetParam(), usual_tolerance(GetParam()));
+  const OpResult got =
+      run_op([](const Tensors& in, const auto& p) { return Tensors{norm_beside(in, p)[1]}; },
+             {x.to(GetParam())}, {w.to(GetParam())});
+  const OpResult want = run_op([](const Tensors& in, const auto&) { return Tensors{1 * in[0]}; },
+                               {x.to(GetParam())}, {w.to(GetParam())});
+  EXPECT_TRUE(at::equal(got.input_grads[0], want.input_grads[0]));
+  EXPECT_TRUE(at::equal(got.weight_grads[0], at::zeros_like(got.weight_grads[0])));
 }
 
 TEST_P(RmsNormTest, TakesStridedInputs) {
