@@ -25,7 +25,7 @@ Peak peak_of(at::Device device, at::ScalarType compute) {
         {"H100 PCIe", 756e12}, {"H100", 989.4e12}, {"H200", 989.4e12}, {"A100", 312e12}};
     for (const auto& [part, flops] : known)
       if (name.find(part) != std::string::npos)
-        return {flops, std::string(part) + " data sheet, bf16 dense"};
+        return {.flops_per_s = flops, .source = std::string(part) + " data sheet, bf16 dense"};
   }
   at::NoGradGuard no_grad;
   const int64_t n = 1024;
@@ -40,8 +40,21 @@ Peak peak_of(at::Device device, at::ScalarType compute) {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best_s = std::min(best_s, s), spent_s += s;
   }
-  return {2.0 * n * n * n / best_s, fmt::format("measured: {}^3 matrix product, {}, {} threads", n,
-                                                type, at::get_num_threads())};
+  return {
+      .flops_per_s = 2.0 * n * n * n / best_s,
+      .source = fmt::format("measured: {}^3 matrix product, {}, {} threads", n, type,
+                            at::get_num_threads()),
+      .measurements_left = 3,
+  };
+}
+
+bool raise_exceeded_peak(Peak& peak, double reached_flops_per_s, at::Device device,
+                         at::ScalarType compute) {
+  if (reached_flops_per_s <= peak.flops_per_s || peak.measurements_left == 0) return false;
+  --peak.measurements_left;
+  const double before = peak.flops_per_s;
+  peak.flops_per_s = std::max(before, peak_of(device, compute).flops_per_s);
+  return peak.flops_per_s > before;
 }
 
 }  // namespace ceiling
