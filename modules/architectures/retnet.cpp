@@ -122,8 +122,8 @@ class Retention final : public Mixer {
     at::Tensor o;
     if (fla_) {
       const at::Tensor before = state && !state->empty() ? state->tensors[0] : at::Tensor();
-      const auto out =
-          retention(heads.q, heads.k, v, log_decay_, before, context.segments, form, chunk);
+      const auto out = retention(heads.q, heads.k, v, log_decay_, before, context.segments, form,
+                                 chunk, heads.places[0]);
       if (state) state->tensors = {out.state};
       o = out.o;
     } else if (state || form == RetentionForm::kRecurrent) {
@@ -139,7 +139,8 @@ class Retention final : public Mixer {
     } else {
       o = normalized_retention_chunk(heads.q, heads.k, v, log_decay_, context.segments, chunk);
     }
-    return linear(head_norm_gate(o, heads.rest[1], norm_, eps_, Activation::kSilu), out_);
+    return linear(head_norm_gate(o, heads.rest[1], norm_, eps_, Activation::kSilu, heads.places[1]),
+                  out_);
   }
 
   double mixing_flops_per_token(int64_t seq_len) const override {

@@ -37,12 +37,15 @@ inline std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
 // x, copied where a kernel that takes whole pieces of 16 bytes along the last dimension could not
 // read it. Strides of a single row count, too: kernels form the addresses of rows that are not
 // there.
-inline at::Tensor rows_of_pieces(const at::Tensor& x) {
+inline bool has_rows_of_pieces(const at::Tensor& x) {
   const int64_t last = x.dim() - 1;
   bool ready = x.stride(last) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
   for (int64_t dim = 0; dim < last; ++dim)
     ready = ready && x.stride(dim) * x.element_size() % 16 == 0;
-  return ready ? x : x.clone(at::MemoryFormat::Contiguous);
+  return ready;
+}
+inline at::Tensor rows_of_pieces(const at::Tensor& x) {
+  return has_rows_of_pieces(x) ? x : x.clone(at::MemoryFormat::Contiguous);
 }
 
 // Rows per task, so that a task is worth its start: about 16k elements.

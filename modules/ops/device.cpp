@@ -1,11 +1,14 @@
 #include "modules/ops/device.h"
 
 #include <ATen/Context.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -62,6 +65,52 @@ int index_of(at::Device device) { return device.has_index() ? device.index() : 0
 }  // namespace
 
 void* current_stream(at::Device device) { return cuda_runtime.current_stream(index_of(device)); }
+
+namespace {
+// The same ones each time: the allocator keeps free memory for each stream apart.
+c10::Stream side_stream(at::Device device, int which) {
+  thread_local std::map<std::pair<int, int>, c10::Stream> streams;
+  const std::pair<int, int> key(index_of(device), which);
+  auto found = streams.find(key);
+  if (found == streams.end())
+    found = streams
+                .emplace(key, c10::impl::VirtualGuardImpl(device.type())
+                                  .getStreamFromGlobalPool(device, /*isHighPriority=*/false))
+                .first;
+  return found->second;
+}
+
+// What `after` is given from now on waits for what `before` has been given.
+void order(const c10::Stream& before, const c10::Stream& after) {
+  c10::Event event(before.device_type());
+  event.record(before);
+  event.block(after);
+}
+
+c10::Stream current(const c10::Stream& beside) {
+  return c10::impl::VirtualGuardImpl(beside.device_type()).getStream(beside.device());
+}
+}  // namespace
+
+Beside::Beside(at::Device device, int which) {
+  if (device.type() != at::kCUDA) return;
+  stream_ = side_stream(device, which);
+  wait();
+}
+
+void Beside::wait() {
+  if (stream_) order(current(*stream_), *stream_), joined_ = false;
+}
+
+void Beside::run(const std::function<void()>& work) {
+  if (!stream_) return work();
+  const c10::StreamGuard guard(*stream_);
+  work();
+}
+
+void Beside::join() {
+  if (!joined_) order(*stream_, current(*stream_)), joined_ = true;
+}
 
 std::unique_ptr<CapturedWork> capture_work(const std::function<void()>& work,
                                            const CapturedWork* beside) {

@@ -3,9 +3,11 @@
 // runs with and without a GPU and starts quickly without.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/core/Stream.h>
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "modules/ops/cuda_kernel.h"
@@ -53,6 +55,30 @@ struct CudaRuntime {
 inline CudaRuntime cuda_runtime;
 
 void* current_stream(at::Device device);  // cudaStream_t
+
+// Work that a GPU may do beside that of its current stream: several kernels of few blocks each fill
+// the device together. On a CPU all is done in order.
+//   Beside q(device, 0);         its work waits for what the current stream has been given so far
+//   ...                          work of the current stream, which must not need that of q
+//   q.run([&] { ... });          launches beside it
+//   q.join();                    what the current stream is given from now on waits for q
+// Memory that run() allocates belongs to the other stream, and may be freed at any time after
+// join(): it is given out again only after another Beside has begun, that is, has waited.
+class Beside {
+ public:
+  static constexpr int kMost = 2;  // at a time
+  Beside(at::Device device, int which);
+  ~Beside() { join(); }
+  Beside(const Beside&) = delete;
+  Beside& operator=(const Beside&) = delete;
+  void wait();  // for the current stream, again
+  void run(const std::function<void()>& work);
+  void join();
+
+ private:
+  std::optional<c10::Stream> stream_;  // none on a CPU
+  bool joined_ = true;
+};
 
 // Launches on the current stream of the tensor's device.
 template <class Params>

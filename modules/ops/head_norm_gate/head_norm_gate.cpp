@@ -42,7 +42,7 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
                             const at::Tensor& gate_in,
                             const std::optional<at::Tensor>& maybe_weight,
                             const std::optional<at::Tensor>& weight_grad, double eps,
-                            Activation activation) {
+                            Activation activation, const GradientPlace& gate_place) {
     const at::Tensor weight = maybe_weight.value_or(at::Tensor());
     const at::Tensor o = o_in.contiguous(), gate = gate_rows(gate_in);
     const at::Tensor y = at::empty({o.size(0), o.size(1), o.size(2) * o.size(3)}, o.options());
@@ -57,6 +57,7 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
     ctx->saved_data["grad"] = weight_grad.value_or(at::Tensor());
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["activation"] = static_cast<int64_t>(activation);
+    ctx->saved_data["place"] = kept(gate_place);
     return y;
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -66,8 +67,10 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
     HeadNormGateParams p =
         params_of(o, gate, weight, ctx->saved_data["eps"].toDouble(),
                   static_cast<Activation>(ctx->saved_data["activation"].toInt()));
-    const at::Tensor dy = grads[0].contiguous(), d_o = at::empty_like(o),
-                     dgate = at::empty(gate.sizes(), o.options());
+    const at::Tensor dy = grads[0].contiguous(), d_o = at::empty_like(o);
+    at::Tensor dgate = place_of(ctx->saved_data["place"]).offer(o.options());
+    p.dgate_as_gate = dgate.defined() && dgate.strides() == gate.strides();
+    if (!p.dgate_as_gate) dgate = at::empty(gate.sizes(), o.options());
     p.partials = weight_partials(o.device(), p.rows, kHeadNormBlock);
     p.dy = dy.const_data_ptr(), p.d_o = d_o.mutable_data_ptr(), p.dgate = dgate.mutable_data_ptr();
     const bool cpu = o.device().is_cpu();
@@ -85,14 +88,14 @@ class HeadNormGateFn : public torch::autograd::Function<HeadNormGateFn> {
     } else {
       launch(head_norm_gate_backward_cuda, p, o);
     }
-    return {d_o, dgate, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {d_o, dgate, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 at::Tensor head_norm_gate(const at::Tensor& o, const at::Tensor& gate, const Parameter* weight,
-                          double eps, Activation activation) {
+                          double eps, Activation activation, const GradientPlace& gate_place) {
   if (o.dim() != 4 || gate.dim() != 3 || gate.size(0) != o.size(0) || gate.size(1) != o.size(1) ||
       gate.size(2) != o.size(2) * o.size(3))
     throw Error("head_norm_gate: o must be [B, T, H, V] and gate [B, T, H V], of equal sizes");
@@ -109,9 +112,9 @@ at::Tensor head_norm_gate(const at::Tensor& o, const at::Tensor& gate, const Par
     throw Error("head_norm_gate: o, gate and weight must be on one device");
   if (!o.device().is_cpu() && o.scalar_type() == at::kDouble)
     return head_norm_gate_reference(o, gate, weight ? use(*weight) : at::Tensor(), eps, activation);
-  const at::Tensor y =
-      HeadNormGateFn::apply(o, gate, weight ? if_defined(weight->value) : std::nullopt,
-                            weight ? if_defined(weight->grad) : std::nullopt, eps, activation);
+  const at::Tensor y = HeadNormGateFn::apply(
+      o, gate, weight ? if_defined(weight->value) : std::nullopt,
+      weight ? if_defined(weight->grad) : std::nullopt, eps, activation, gate_place);
   add_recipe(y, {{o, gate}, [weight, eps, activation](const std::vector<at::Tensor>& in) {
                    return head_norm_gate(in[0], in[1], weight, eps, activation);
                  }});

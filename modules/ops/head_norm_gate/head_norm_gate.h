@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "modules/ops/activation.h"
+#include "modules/ops/gradient_place.h"
 #include "modules/parameter.h"
 
 namespace ceiling {
@@ -12,9 +13,9 @@ namespace ceiling {
 //   o       [B, T, H, V] float64, float32 or bfloat16
 //   gate    [B, T, H V], rows may be strided (a slice of a fused projection)
 //   weight  [V], shared by the heads, or null
-// -> [B, T, H V].  Saves o and gate.
+// -> [B, T, H V].  Saves o and gate, whose gradient goes to `gate_place` if there is one.
 at::Tensor head_norm_gate(const at::Tensor& o, const at::Tensor& gate, const Parameter* weight,
-                          double eps, Activation activation);
+                          double eps, Activation activation, const GradientPlace& gate_place = {});
 
 // The same in plain ATen; weight undefined for none.
 at::Tensor head_norm_gate_reference(const at::Tensor& o, const at::Tensor& gate,

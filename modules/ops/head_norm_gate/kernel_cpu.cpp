@@ -60,10 +60,11 @@ void head_norm_gate_backward(const HeadNormGateParams& p, int64_t begin, int64_t
           for (int64_t h = 0; h < p.heads; ++h) {
             const int64_t at = (row * p.heads + h) * p.dim;
             const T* o = static_cast<const T*>(p.o) + at;
-            const T* gate = static_cast<const T*>(p.gate) + row * p.gate_stride + h * p.dim;
+            const int64_t gate_at = row * p.gate_stride + h * p.dim;
+            const T* gate = static_cast<const T*>(p.gate) + gate_at;
             const T* dy = static_cast<const T*>(p.dy) + at;
             T* d_o = static_cast<T*>(p.d_o) + at;
-            T* dgate = static_cast<T*>(p.dgate) + at;
+            T* dgate = static_cast<T*>(p.dgate) + (p.dgate_as_gate ? gate_at : at);
             const A rstd = reciprocal_rms<A>(o, p.dim, p.eps);
             const auto term = [&](int64_t j) {
               return load(dy, j) * activate<decltype(kind)::value>(load(gate, j)).value *

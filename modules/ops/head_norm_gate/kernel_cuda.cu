@@ -47,6 +47,9 @@ struct HeadWalk {
       : index(first),
         gate(first / p.heads * p.gate_stride + first % p.heads * p.dim),
         head(static_cast<int>(first % p.heads)) {}
+  __device__ int64_t dgate(const HeadNormGateParams& p) const {
+    return p.dgate_as_gate ? gate : index * p.dim;
+  }
   __device__ void advance(const HeadNormGateParams& p, const Steps& by) {
     index += by.index, gate += by.gate, head += by.head;
     if (head >= p.heads) head -= static_cast<int>(p.heads), gate += by.gate_wrap;
@@ -148,7 +151,7 @@ __global__ __launch_bounds__(kRowThreads,
         dweight[k][i] += through[k][i] * normed;
       }
       store<kWidth>(static_cast<T*>(p.d_o) + at.index * dim + Group::column(k), d_o);
-      store<kWidth>(static_cast<T*>(p.dgate) + at.index * dim + Group::column(k), slope[k]);
+      store<kWidth>(static_cast<T*>(p.dgate) + at.dgate(p) + Group::column(k), slope[k]);
     }
   }
   if (p.weight)
@@ -193,7 +196,7 @@ __global__ __launch_bounds__(kRowThreads) void plain_backward_kernel(const HeadN
     const T* gate = static_cast<const T*>(p.gate) + at.gate;
     const T* dy = static_cast<const T*>(p.dy) + at.index * p.dim;
     T* d_o = static_cast<T*>(p.d_o) + at.index * p.dim;
-    T* dgate = static_cast<T*>(p.dgate) + at.index * p.dim;
+    T* dgate = static_cast<T*>(p.dgate) + at.dgate(p);
     const float rstd = plain_rstd(o, p.dim, p.eps, lanes);
     float dot = 0;
     for (int64_t j = threadIdx.x; j < p.dim; j += kRowThreads) {

@@ -17,8 +17,9 @@ struct HeadNormGateParams {
   void* y;             // [rows, H V]
   const void* dy;      // [rows, H V]
   void* d_o;           // [rows, H, V]
-  void* dgate;         // [rows, H V]
-  int64_t partials;    // a CPU: one for each block of kHeadNormBlock rows; a GPU: room for so many
+  void* dgate;         // [rows, H V], or laid out as the gate is
+  bool dgate_as_gate;
+  int64_t partials;  // a CPU: one for each block of kHeadNormBlock rows; a GPU: room for so many
   void* dweight_partial;  // [partials, V], float (double); null without weight
   void* dweight;          // [V], float: a GPU adds the sum of the partials to it
 };

@@ -34,8 +34,9 @@ struct GpuSweepParams {
   const unsigned char* start;  // [B, T] or null
   const float* state_in;       // [B, H, M, N] or null: zeros
   float* state_out;            // [B, H, M, N]
-  void* out;                   // [B, T, H, N]
+  void* out;                   // [B, T, H, N], contiguous token by token
   // Chunk kernel only, all that follow.
+  GpuSweepStrides out_strides;
   const float* value_weight;  // [B, T, H] or null: value enters times it
   const float* skip;          // [H] or null: out gains skip times value, without its weight
   // [B, ceil(T / kSweepCheckpoint), H, N, M] bfloat16, or null: the state that enters each piece of

@@ -108,9 +108,9 @@ __global__ __launch_bounds__(S::kThreads, S::kBlocksPerSm) void chunk_kernel(
   const uint32_t part_lane = query_lane + Rows::at(0, part * kMPart);
   const uint32_t value_lane = Columns::right_first(lane) + Columns::at(0, column_warp * 16);
   const uint32_t score_lane = scores + Scores::down_first(lane);
-  const int64_t out_stride = p.heads * p.n_dim;
+  const int64_t out_stride = p.out_strides.time;
   const int64_t out_first =
-      (b * p.seq_len * p.heads + h) * p.n_dim + first_column + column_warp * 16 + 2 * t4;
+      b * p.out_strides.batch + h * p.out_strides.head + first_column + column_warp * 16 + 2 * t4;
   float across_all = 1;
   for (int visit = 0; visit < visits; ++visit) {
     if (S::kStages == 1) {

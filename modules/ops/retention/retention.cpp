@@ -19,13 +19,14 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& log_decay,
                                const std::optional<at::Tensor>& state_in, const at::Tensor* start,
-                               RetentionForm form, int64_t chunk) {
+                               RetentionForm form, int64_t chunk, const GradientPlace& v_place) {
     const at::Tensor state = state_in.value_or(at::Tensor());
     const SweepOutput out = sweep({log_decay, *start, form, chunk}, Time::kForward, q, k, v, state);
     ctx->save_for_backward({q, k, v, log_decay, state, out.met.entering});
     ctx->saved_data["start"] = *start;
     ctx->saved_data["form"] = static_cast<int64_t>(form);
     ctx->saved_data["chunk"] = chunk;
+    ctx->saved_data["v place"] = kept(v_place);
     ctx->set_materialize_grads(false);
     return {out.out, out.state};
   }
@@ -38,14 +39,16 @@ class RetentionFn : public torch::autograd::Function<RetentionFn> {
                                static_cast<RetentionForm>(ctx->saved_data["form"].toInt()),
                                ctx->saved_data["chunk"].toInt()};
     const at::Tensor d_out = grads[0].defined() ? grads[0] : at::zeros_like(v);
-    const SweepGradients d = sweep_backward(setting, q, k, v, state, d_out, grads[1],
-                                            ctx->needs_input_grad(3), 1, {saved[5]});
+    const at::Tensor place = place_of(ctx->saved_data["v place"]).offer(v.options());
+    const SweepGradients d =
+        sweep_backward(setting, q, k, v, state, d_out, grads[1], ctx->needs_input_grad(3), 1,
+                       {saved[5]}, place.defined() ? place.view(v.sizes()) : place);
     const at::Tensor d_log_decay =
         !d.log_decay.defined() ? at::Tensor()
         : log_decay.dim() == 3 ? d.log_decay.to(log_decay.options())
                                : d.log_decay.sum(at::IntArrayRef({0, 1})).to(log_decay.options());
     const at::Tensor none;
-    return {d.q, d.k, d.v, d_log_decay, d.state, none, none, none};
+    return {d.q, d.k, d.v, d_log_decay, d.state, none, none, none, none};
   }
 };
 
@@ -76,10 +79,11 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 
 RetentionOutput retention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const at::Tensor& log_decay, const at::Tensor& state,
-                          const Segments& segments, RetentionForm form, int64_t chunk) {
+                          const Segments& segments, RetentionForm form, int64_t chunk,
+                          const GradientPlace& v_place) {
   check(q, k, v, log_decay, state, segments, chunk);
-  const variable_list out =
-      RetentionFn::apply(q, k, v, log_decay, if_defined(state), &segments.start, form, chunk);
+  const variable_list out = RetentionFn::apply(q, k, v, log_decay, if_defined(state),
+                                               &segments.start, form, chunk, v_place);
   return {out[0], out[1]};
 }
 

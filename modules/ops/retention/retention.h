@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "modules/ops/gradient_place.h"
 #include "modules/segments.h"
 
 namespace ceiling {
@@ -30,6 +31,7 @@ struct RetentionOutput {
 //              the first token, too.
 //   segments   where documents start; there S_{t-1} is zero, and so is the gradient to it
 //   chunk      the chunk form's C, at least 1: an upper bound, kernels may take shorter pieces
+//   v_place    [B, T, H V], where kernels may leave the gradient of v
 // Differentiable in q, k, v, log_decay and state, through both outputs. Every form saves q, k, v,
 // the decays and the incoming state, never a state per chunk or token: backward recomputes them.
 // Arithmetic and state are in float32 (float64 for float64); on a GPU the operands of bfloat16
@@ -38,6 +40,7 @@ struct RetentionOutput {
 // the number of threads. Throws Error if shapes, dtypes or devices disagree.
 RetentionOutput retention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const at::Tensor& log_decay, const at::Tensor& state,
-                          const Segments& segments, RetentionForm form, int64_t chunk);
+                          const Segments& segments, RetentionForm form, int64_t chunk,
+                          const GradientPlace& v_place = {});
 
 }  // namespace ceiling

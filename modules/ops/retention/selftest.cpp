@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "modules/ops/retention/reference.h"
 #include "modules/ops/retention/retention.h"
+#include "modules/ops/rotary/rotary.h"
 #include "modules/ops/selftest.h"
 
 namespace ceiling {
@@ -46,6 +47,35 @@ void check_shape(SelftestReport& report, const Shape& s, RetentionForm form, boo
       inputs, {}, at::kBFloat16, selftest_bound(at::kBFloat16));
 }
 
+// The gradient of v in its place in that of a projection.
+void check_place(SelftestReport& report, const Shape& s, RetentionForm form) {
+  const at::Tensor decay = -at::linspace(0.01, 0.2, s.heads, at::kDouble);
+  const int64_t width = s.heads * s.v_dim;
+  const RotaryLayout layout{.n_q_heads = 1, .n_k_heads = 1, .head_dim = 8, .rest = {width, 24}};
+  RotaryTable table(rope_frequencies(8, 10000));
+  report.differentiable(
+      "retention",
+      fmt::format("{} B {} T {} H {} K {} V {}, in place",
+                  form == RetentionForm::kChunk ? "chunk" : "recurrent", s.batch, s.seq_len,
+                  s.heads, s.k_dim, s.v_dim),
+      [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
+        const RotaryOutput parts = split_rotary(in[2], {}, table, layout);
+        const auto out = retention(in[0], in[1], parts.rest[0].unflatten(-1, {s.heads, s.v_dim}),
+                                   decay, at::Tensor(), Segments(), form, 64, parts.places[0]);
+        return {out.o, parts.rest[1]};
+      },
+      [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
+        const at::Tensor v = in[2].narrow(2, 16, width).unflatten(-1, {s.heads, s.v_dim});
+        return {retention_reference(in[0], in[1], v, decay, at::Tensor(), Segments()).o,
+                in[2].narrow(2, 16 + width, 24)};
+      },
+      {report.random({s.batch, s.seq_len, s.heads, s.k_dim}),
+       report.random({s.batch, s.seq_len, s.heads, s.k_dim}) /
+           std::sqrt(static_cast<double>(s.k_dim)),
+       report.random({s.batch, s.seq_len, 16 + width + 24})},
+      {}, at::kBFloat16, selftest_bound(at::kBFloat16));
+}
+
 // Each width of the kernels' tiles, lengths around the chunk's, documents, a carried state.
 const RegisterSelftest kSelftest("retention", [](SelftestReport& report) {
   for (const Shape& s :
@@ -59,6 +89,9 @@ const RegisterSelftest kSelftest("retention", [](SelftestReport& report) {
     check_shape(report, s, RetentionForm::kChunk, false);
   for (const Shape& s : {Shape{1, 130, 1, 128, 136}, Shape{1, 70, 1, 192, 320}})
     check_shape(report, s, RetentionForm::kChunk, true);
+  for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent})
+    for (const Shape& s : {Shape{2, 70, 2, 64, 64}, Shape{2, 70, 2, 256, 128}})
+      check_place(report, s, form);
 });
 
 }  // namespace

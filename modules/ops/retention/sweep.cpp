@@ -2,6 +2,8 @@
 
 #include <ATen/TensorOperators.h>
 
+#include "modules/ops/device.h"
+
 namespace ceiling {
 
 namespace {
@@ -44,17 +46,27 @@ SweepOutput sweep(const SweepSetting& setting, Time time, const at::Tensor& quer
 SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
                               const at::Tensor& d_state, bool needs_log_decay, int64_t group,
-                              const SweepStates& met) {
+                              const SweepStates& met, const at::Tensor& room_for_v) {
   const bool cpu = q.device().is_cpu();
-  const SweepOutput for_v = sweep(setting, Time::kBackward, k, q, d_out, d_state);
-  SweepGradients d;
-  d.v = for_v.out;
-  if (state.defined()) d.state = for_v.state.to(state.scalar_type());
   SweepSetting with_q_k = setting;
   with_q_k.wide_out = needs_log_decay;
-  d.q = sweep(with_q_k, Time::kForward, d_out, v, k, transposed(state), transposed(met)).out;
-  d.k =
-      sweep(with_q_k, Time::kBackward, v, d_out, q, transposed(d_state), transposed(for_v.met)).out;
+  SweepSetting with_v = setting;
+  with_v.room = room_for_v;
+  SweepGradients d;
+  // Side by side, as blocks of one alone seldom fill a GPU's last round.
+  Beside of_q(q.device(), 0), of_k(q.device(), 1);
+  const SweepOutput for_v = sweep(with_v, Time::kBackward, k, q, d_out, d_state);
+  d.v = for_v.out;
+  of_q.run([&] {
+    d.q = sweep(with_q_k, Time::kForward, d_out, v, k, transposed(state), transposed(met)).out;
+  });
+  if (for_v.met.entering.defined()) of_k.wait();
+  of_k.run([&] {
+    d.k = sweep(with_q_k, Time::kBackward, v, d_out, q, transposed(d_state), transposed(for_v.met))
+              .out;
+  });
+  of_q.join(), of_k.join();
+  if (state.defined()) d.state = for_v.state.to(state.scalar_type());
   if (!needs_log_decay) {
     d.q = of_groups(d.q, group), d.k = of_groups(d.k, group);
     return d;

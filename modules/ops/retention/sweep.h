@@ -23,6 +23,9 @@ struct SweepSetting {
   at::Tensor value_weight = {};  // [B, T, H]: value enters times it
   at::Tensor skip = {};          // [H]: out gains skip times value, without its weight
   bool pairs = false;            // heads 2 i and 2 i + 1 share query and key
+  // Room for out, [B, T, H, N] of its dtype, of any strides: taken where sweep_cuda_in_chunks() and
+  // its rows are whole pieces of 16 bytes.
+  at::Tensor room = {};
 };
 
 // States that a sweep on a GPU met where it cut time into segments, [segments, B, H, M, N] float32;
@@ -61,10 +64,11 @@ struct SweepGradients {
 // The backward of out = sweep(setting, Time::kForward, q, k, v, state), eq. 3 and 4: three sweeps.
 // d_state undefined: nothing arrives at the final state. `group` neighbouring heads share q and k,
 // whose gradients [B, T, H / group, K] are the sums over them. `met`: by the forward sweep.
+// `room_for_v`: SweepSetting::room of the gradient of v.
 SweepGradients sweep_backward(const SweepSetting& setting, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& v, const at::Tensor& state, const at::Tensor& d_out,
                               const at::Tensor& d_state, bool needs_log_decay, int64_t group = 1,
-                              const SweepStates& met = {});
+                              const SweepStates& met = {}, const at::Tensor& room_for_v = {});
 
 // Whether sweep_cpu can do it: float32 or bfloat16 on a CPU, not the parallel form.
 bool sweep_cpu_supports(const SweepSetting& setting, const at::Tensor& query);

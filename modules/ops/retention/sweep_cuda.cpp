@@ -34,8 +34,12 @@ SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_
   if (checkpoints.defined()) {
     p.checkpoints = checkpoints.mutable_data_ptr();
   } else {
-    result.out = at::empty({batch, seq_len, heads, n_dim}, setting.wide_out ? wide : key.options());
-    p.out = result.out.mutable_data_ptr();
+    const bool in_room = setting.room.defined() && !token_by_token(setting, query) &&
+                         has_rows_of_pieces(setting.room);
+    result.out = in_room ? setting.room
+                         : at::empty({batch, seq_len, heads, n_dim},
+                                     setting.wide_out ? wide : key.options());
+    p.out = result.out.mutable_data_ptr(), p.out_strides = strides_of(result.out);
   }
   p.batch = batch, p.seq_len = seq_len, p.heads = heads, p.m_dim = m_dim, p.n_dim = n_dim;
   p.backward = time == Time::kBackward, p.bf16 = query.scalar_type() == at::kBFloat16;

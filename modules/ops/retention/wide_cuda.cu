@@ -170,9 +170,9 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
     return group * Columns::kPanel + Columns::at(of_lane % 16, group_warp * 16 + of_lane / 16 * 8);
   };
   const auto out_column = [&](int of_lane) { return first_column + of_lane / 16 * 8; };
-  const int64_t out_stride = p.heads * p.n_dim;
+  const int64_t out_stride = p.out_strides.time;
   const auto out_of = [&](int64_t token) {
-    return ((at.b * p.seq_len + token) * p.heads + at.h + head) * p.n_dim;
+    return at.b * p.out_strides.batch + token * out_stride + (at.h + head) * p.out_strides.head;
   };
   // What the launch before has written, for this warp alone.
   const auto fetch_before = [&](int visit) {

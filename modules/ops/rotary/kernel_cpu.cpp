@@ -86,8 +86,9 @@ void rotary_backward(const RotaryParams& p, int64_t begin, int64_t end) {
       };
       turn(p.dq, p.n_q_heads, p.q_scale);
       turn(p.dk, p.n_k_heads, p.k_scale);
-      for (int64_t part = 0; part < p.n_rest; out += p.rest_width[part++]) {
+      for (int64_t part = 0; part < p.n_rest; ++part) {
         const T* in = at(p.drest[part]);
+        out = static_cast<T*>(p.dx) + row * p.width + p.rest_first[part];
         for (int64_t i = 0; i < p.rest_width[part]; ++i) out[i] = in ? in[i] : T(0);
       }
     }

@@ -124,8 +124,8 @@ __global__ __launch_bounds__(kThreads) void kernel(const __grid_constant__ GpuRo
     }
     if constexpr (kBackward) {
       int column = (item - turned) * kCopy, part = 0;
-      int64_t to = token * p.width + (p.n_q_heads + p.n_k_heads) * p.head_dim + column;
       while (column >= p.rest_width[part]) column -= static_cast<int>(p.rest_width[part++]);
+      const int64_t to = token * p.width + p.rest_first[part] + column;
       const T* from = gradient(p.drest[part]);
       Pack<T, kCopy> pack;
       if (from)
@@ -152,7 +152,7 @@ bool whole_pieces(const RotaryParams& p) {
   check(p.dq), check(p.dk);
   for (int64_t part = 0; part < p.n_rest; ++part) {
     check(p.drest[part]);
-    whole = whole && p.rest_width[part] % kN == 0;
+    whole = whole && p.rest_width[part] % kN == 0 && p.rest_first[part] % kN == 0;
   }
   return whole;
 }

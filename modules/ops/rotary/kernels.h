@@ -23,8 +23,9 @@ struct RotaryParams {
   const int* position;  // [B, T] or null: t
   const void* x;        // forward: [B T, W]
   void *q, *k;          // forward: [B T, heads, head_dim]
-  RotaryGradient dq, dk, drest[kMaxRotaryRest];  // backward
-  int64_t rest_width[kMaxRotaryRest], n_rest;
+  RotaryGradient dq, dk, drest[kMaxRotaryRest];                    // backward
+  int64_t rest_first[kMaxRotaryRest], rest_width[kMaxRotaryRest];  // channels, of those to copy
+  int64_t n_rest;
   void* dx;  // backward: [B T, W]
 };
 

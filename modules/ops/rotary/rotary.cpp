@@ -64,6 +64,7 @@ using torch::autograd::variable_list;
 struct Saved : torch::CustomClassHolder {
   RotaryLayout layout;
   at::Tensor position, table;
+  c10::intrusive_ptr<GradientOfWhole> gradient;
   int64_t width = 0;
   std::vector<int64_t> shape;  // B, T
 };
@@ -129,12 +130,18 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
     at::TensorOptions options;
     for (at::Tensor& grad : grads)
       if (grad.defined()) options = grad.options();
-    const at::Tensor dx = at::empty({saved->shape[0], saved->shape[1], saved->width}, options);
+    // Parts that lie in their places already are left out.
+    std::vector<std::pair<size_t, int64_t>> to_copy;  // and their first channels
+    int64_t channel = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
+    for (size_t part = 0; part < layout.rest.size(); channel += layout.rest[part++])
+      if (!saved->gradient->holds(grads[2 + part], channel)) to_copy.emplace_back(part, channel);
+    const at::Tensor dx = saved->gradient->take(options);
     RotaryParams p = params_of(*saved, cpu_type(dx, "rotary"));
     p.dq = gradient_of(grads[0]), p.dk = gradient_of(grads[1]);
-    p.n_rest = static_cast<int64_t>(layout.rest.size());
-    for (size_t part = 0; part < layout.rest.size(); ++part)
-      p.drest[part] = gradient_of(grads[2 + part]), p.rest_width[part] = layout.rest[part];
+    for (const auto& [part, first] : to_copy) {
+      p.drest[p.n_rest] = gradient_of(grads[2 + part]);
+      p.rest_first[p.n_rest] = first, p.rest_width[p.n_rest++] = layout.rest[part];
+    }
     p.dx = dx.mutable_data_ptr();
     const int64_t tokens = saved->shape[0] * saved->shape[1];
     if (dx.device().is_cpu())
@@ -177,8 +184,14 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
     saved->layout = layout, saved->table = angles, saved->width = width,
     saved->shape = {x.size(0), x.size(1)};
     if (position.defined()) saved->position = position.to(at::kInt).contiguous();
+    saved->gradient = c10::make_intrusive<GradientOfWhole>(x.sizes().vec());
     const variable_list out = SplitRotaryFn::apply(x, saved);
-    return {out[0], out[1], {out.begin() + 2, out.end()}};
+    RotaryOutput heads{out[0], out[1], {out.begin() + 2, out.end()}, {}};
+    int64_t first = width;
+    for (const int64_t part : layout.rest) first -= part;
+    for (const int64_t part : layout.rest)
+      heads.places.push_back({saved->gradient, first, part}), first += part;
+    return heads;
   }
   // [B or 1, T, 1, turned / 2]
   const at::Tensor rows = position.defined() ? angles.index({position.to(at::kLong)})
@@ -197,7 +210,8 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
   };
   return {rotated(parts[0], layout.q_scale),
           rotated(parts[1], layout.k_scale),
-          {parts.begin() + 2, parts.end()}};
+          {parts.begin() + 2, parts.end()},
+          std::vector<GradientPlace>(layout.rest.size())};
 }
 
 }  // namespace ceiling

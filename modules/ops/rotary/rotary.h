@@ -7,6 +7,8 @@
 #include <map>
 #include <vector>
 
+#include "modules/ops/gradient_place.h"
+
 namespace ceiling {
 
 // theta_i = base^(-2i / head_dim), i < head_dim / 2: RoPE, and fla's RetNet.
@@ -42,12 +44,14 @@ struct RotaryLayout {
 
 struct RotaryOutput {
   at::Tensor q, k;  // [B, T, n_q_heads, head_dim], [B, T, n_k_heads, head_dim]: rotated and scaled
-  std::vector<at::Tensor> rest;  // [B, T, width] views of x
+  std::vector<at::Tensor> rest;       // [B, T, width] views of x
+  std::vector<GradientPlace> places;  // where their gradients need no copy
 };
 
 // x [B, T, W], laid out as q | k | rest...;  position [B, T] int32, or undefined: 0 .. T-1 in every
 // row; `table` of layout.turned() / 2 frequencies. One pass over q and k; the rest is not copied.
-// The backward writes one gradient [B, T, W]: rotation by the negative angle. `position_bound`: all
+// The backward makes one gradient [B, T, W]: rotation by the negative angle, and what does not lie
+// there yet copied. `position_bound`: all
 // positions are below it; 0: look at them, for which a GPU must be waited for.
 RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, RotaryTable& table,
                           const RotaryLayout& layout, int64_t position_bound = 0);

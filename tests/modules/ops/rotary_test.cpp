@@ -4,10 +4,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <tuple>
@@ -71,6 +73,22 @@ Reference reference(const RotaryLayout& layout) {
             x.narrow(2, turned + layout.rest[0], layout.rest[1])};
   };
 }
+
+// What reads a part, leaving its gradient in the part's place or not.
+struct Twice : torch::autograd::Function<Twice> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x,
+                            const GradientPlace& place) {
+    ctx->saved_data["place"] = kept(place);
+    return 2 * x;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    const at::Tensor place = place_of(ctx->saved_data["place"]).offer(grads[0].options());
+    if (!place.defined()) return {2 * grads[0], at::Tensor()};
+    place.copy_(2 * grads[0]);
+    return {place, at::Tensor()};
+  }
+};
 
 // The outputs of `op` as they are used, so that their gradients arrive in strides: q as attention
 // takes it, k and the last part among others, the first part with time before the batch.
@@ -296,6 +314,51 @@ TEST(RotaryGpu, OutputsThatNobodyUsesGiveZeroGradients) {
         EXPECT_EQ(x.grad().narrow(2, first, widths[part]).abs().sum().item<double>() > 0,
                   part == used);
     }
+}
+
+// All, some or no parts in their places; a part that is read twice; and a second backward pass.
+TEST(Rotary, GradientsThatLieInTheirPlacesAreThoseThatAreCopied) {
+  const RotaryLayout layout = layout_of(false);
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const auto gradients = [&](bool first, bool second, bool again) {
+      RotaryTable table(rope_frequencies(6, 100));
+      const at::Tensor x = random_normal({2, 9, kWidth}, "x").to(dtype).requires_grad_();
+      const RotaryOutput out = split_rotary(x, {}, table, layout);
+      const GradientPlace none;
+      Tensors used = {out.q, out.k, Twice::apply(out.rest[0], first ? out.places[0] : none),
+                      Twice::apply(out.rest[1], second ? out.places[1] : none)};
+      if (again) used.push_back(Twice::apply(out.rest[1], second ? out.places[1] : none));
+      at::Tensor loss = at::zeros({}, dtype);
+      for (const at::Tensor& part : used)
+        loss = loss + (part * random_normal(part.sizes(), "weights").to(dtype)).sum();
+      Tensors passes;
+      for (int pass = 0; pass < 2; ++pass)
+        passes.push_back(torch::autograd::grad({loss}, {x}, {}, /*retain_graph=*/true)[0]);
+      return passes;
+    };
+    for (const bool again : {false, true}) {
+      const Tensors want = gradients(false, false, again);
+      for (const auto& [first, second] : {std::pair{true, false}, {false, true}, {true, true}}) {
+        const Tensors got = gradients(first, second, again);
+        for (int pass = 0; pass < 2; ++pass)
+          EXPECT_TRUE(at::equal(got[pass], want[pass])) << first << second << again << pass;
+      }
+    }
+  }
+}
+
+// The gradient's memory is the place itself: nothing was copied.
+TEST(Rotary, GradientsInTheirPlacesAreNotCopied) {
+  RotaryTable table(rope_frequencies(6, 100));
+  const at::Tensor x = random_normal({2, 9, kWidth}, "x").requires_grad_();
+  const RotaryOutput out = split_rotary(x, {}, table, layout_of(false));
+  const at::Tensor place = out.places[1].offer(x.options());
+  place.fill_(3);
+  const at::Tensor dx =
+      torch::autograd::grad({out.rest[1]}, {x}, {place.detach()}, /*retain_graph=*/true)[0];
+  EXPECT_EQ(dx.narrow(2, kWidth - 7, 7).const_data_ptr(), place.const_data_ptr());
+  EXPECT_TRUE(at::equal(dx.narrow(2, kWidth - 7, 7), at::full({2, 9, 7}, 3.0, at::kDouble)));
+  EXPECT_TRUE(at::equal(dx.narrow(2, 0, kWidth - 7), at::zeros({2, 9, kWidth - 7}, at::kDouble)));
 }
 
 }  // namespace
