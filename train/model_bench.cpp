@@ -102,11 +102,11 @@ TrainingTimes time_training(RunConfig config, int64_t vocab_size, int64_t steps)
   times.step_ms = 1e3 * median(measured);
   times.fastest_step_ms = 1e3 * *std::min_element(measured.begin(), measured.end());
   times.peak_bytes = memory_bytes(device);
-  const Peak peak = peak_of(device, compute);
-  if (peak.flops_per_s > 0)
-    times.mfu = 3 * model->flops_per_token(config.data.context) *
-                static_cast<double>(times.tokens_per_step) / (times.step_ms / 1e3) /
-                peak.flops_per_s;
+  Peak peak = peak_of(device, compute);
+  times.mfu = utilisation(peak,
+                          3 * model->flops_per_token(config.data.context) *
+                              static_cast<double>(times.tokens_per_step) / (times.step_ms / 1e3),
+                          device, compute);
   return times;
 }
 

@@ -5,11 +5,13 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <chrono>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "modules/ops/device.h"
 
 namespace ceiling {
@@ -48,13 +50,17 @@ Peak peak_of(at::Device device, at::ScalarType compute) {
   };
 }
 
-bool raise_exceeded_peak(Peak& peak, double reached_flops_per_s, at::Device device,
-                         at::ScalarType compute) {
-  if (reached_flops_per_s <= peak.flops_per_s || peak.measurements_left == 0) return false;
-  --peak.measurements_left;
-  const double before = peak.flops_per_s;
-  peak.flops_per_s = std::max(before, peak_of(device, compute).flops_per_s);
-  return peak.flops_per_s > before;
+double utilisation(Peak& peak, double flops_per_s, at::Device device, at::ScalarType compute) {
+  if (flops_per_s > peak.flops_per_s && peak.measurements_left > 0) {
+    --peak.measurements_left;
+    const double again = peak_of(device, compute).flops_per_s;
+    if (again > peak.flops_per_s) {
+      spdlog::info("mfu: the peak was measured while the machine was busy; it is {}FLOP/s",
+                   format_count(again));
+      peak.flops_per_s = again;
+    }
+  }
+  return peak.flops_per_s > 0 ? flops_per_s / peak.flops_per_s : 0;
 }
 
 }  // namespace ceiling

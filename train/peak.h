@@ -17,9 +17,9 @@ struct Peak {
 // a neighbour on the machine, or a clock still low, must not set what all steps are held against).
 Peak peak_of(at::Device device, at::ScalarType compute);
 
-// Work that reaches more than a measured peak shows that something else ran during all of those 0.3
-// s: measures again, at most three times in a run. Whether the peak has changed.
-bool raise_exceeded_peak(Peak& peak, double reached_flops_per_s, at::Device device,
-                         at::ScalarType compute);
+// Of the peak, MFU of work that does so many FLOPs a second; 0 if there is none. Work that exceeds
+// a measured peak shows that something else ran during all of those 0.3 s: then it is measured
+// again, at most three times in a run.
+double utilisation(Peak& peak, double flops_per_s, at::Device device, at::ScalarType compute);
 
 }  // namespace ceiling

@@ -510,12 +510,10 @@ void Trainer::log_step(double loss, double lr, double wait_s) {
   m.tokens = progress_.tokens, m.n_targets = progress_.n_targets;
   m.loss_nats = loss, m.grad_norm = step_norm_, m.lr = lr;
   m.tokens_per_s = static_cast<double>(interval_tokens_) / interval_train_s_;
-  const double reached = m.tokens_per_s * 3 * model_->flops_per_token(config_.data.context) /
-                         static_cast<double>(world_.size());
-  if (raise_exceeded_peak(peak_, reached, device_, compute_))
-    spdlog::info("mfu: the peak was measured while the machine was busy; it is {}FLOP/s",
-                 format_count(peak_.flops_per_s));
-  m.mfu = peak_.flops_per_s > 0 ? reached / peak_.flops_per_s : 0;
+  m.mfu = utilisation(peak_,
+                      m.tokens_per_s * 3 * model_->flops_per_token(config_.data.context) /
+                          static_cast<double>(world_.size()),
+                      device_, compute_);
   m.memory_bytes = memory_bytes(device_);
   m.data_wait_ms = 1e3 * wait_s / static_cast<double>(interval_steps_);
   m.eta_s = static_cast<double>(steps_ - progress_.step) * interval_train_s_ /

@@ -98,6 +98,14 @@ Beside::Beside(at::Device device, int which) {
   wait();
 }
 
+Beside::~Beside() {
+  try {
+    join();
+  } catch (const std::exception&) {
+    // Not joined yet, so an error is on its way that came before this one.
+  }
+}
+
 void Beside::wait() {
   if (stream_) order(current(*stream_), *stream_), joined_ = false;
 }

@@ -68,7 +68,7 @@ class Beside {
  public:
   static constexpr int kMost = 2;  // at a time
   Beside(at::Device device, int which);
-  ~Beside() { join(); }
+  ~Beside();
   Beside(const Beside&) = delete;
   Beside& operator=(const Beside&) = delete;
   void wait();  // for the current stream, again

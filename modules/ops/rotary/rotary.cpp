@@ -69,6 +69,14 @@ struct Saved : torch::CustomClassHolder {
   std::vector<int64_t> shape;  // B, T
 };
 
+// The channel of x with which each part of the rest begins.
+std::vector<int64_t> first_channels(const RotaryLayout& layout) {
+  std::vector<int64_t> first;
+  int64_t channel = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
+  for (const int64_t width : layout.rest) first.push_back(channel), channel += width;
+  return first;
+}
+
 RotaryParams params_of(const Saved& saved, CpuType type) {
   RotaryParams p{};
   p.type = type, p.seq_len = saved.shape[1], p.width = saved.width;
@@ -115,11 +123,9 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
     ctx->saved_data["saved"] = c10::IValue::make_capsule(saved);
     ctx->set_materialize_grads(false);
     variable_list out = {q, k};
-    int64_t at_channel = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
-    for (const int64_t width : layout.rest) {
-      out.push_back(x.detach().narrow(2, at_channel, width));
-      at_channel += width;
-    }
+    const std::vector<int64_t> first = first_channels(layout);
+    for (size_t part = 0; part < layout.rest.size(); ++part)
+      out.push_back(x.detach().narrow(2, first[part], layout.rest[part]));
     return out;
   }
 
@@ -131,16 +137,16 @@ class SplitRotaryFn : public torch::autograd::Function<SplitRotaryFn> {
     for (at::Tensor& grad : grads)
       if (grad.defined()) options = grad.options();
     // Parts that lie in their places already are left out.
-    std::vector<std::pair<size_t, int64_t>> to_copy;  // and their first channels
-    int64_t channel = (layout.n_q_heads + layout.n_k_heads) * layout.head_dim;
-    for (size_t part = 0; part < layout.rest.size(); channel += layout.rest[part++])
-      if (!saved->gradient->holds(grads[2 + part], channel)) to_copy.emplace_back(part, channel);
+    std::vector<size_t> to_copy;
+    const std::vector<int64_t> first = first_channels(layout);
+    for (size_t part = 0; part < layout.rest.size(); ++part)
+      if (!saved->gradient->holds(grads[2 + part], first[part])) to_copy.push_back(part);
     const at::Tensor dx = saved->gradient->take(options);
     RotaryParams p = params_of(*saved, cpu_type(dx, "rotary"));
     p.dq = gradient_of(grads[0]), p.dk = gradient_of(grads[1]);
-    for (const auto& [part, first] : to_copy) {
+    for (const size_t part : to_copy) {
       p.drest[p.n_rest] = gradient_of(grads[2 + part]);
-      p.rest_first[p.n_rest] = first, p.rest_width[p.n_rest++] = layout.rest[part];
+      p.rest_first[p.n_rest] = first[part], p.rest_width[p.n_rest++] = layout.rest[part];
     }
     p.dx = dx.mutable_data_ptr();
     const int64_t tokens = saved->shape[0] * saved->shape[1];
@@ -187,10 +193,9 @@ RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, Rotar
     saved->gradient = c10::make_intrusive<GradientOfWhole>(x.sizes().vec());
     const variable_list out = SplitRotaryFn::apply(x, saved);
     RotaryOutput heads{out[0], out[1], {out.begin() + 2, out.end()}, {}};
-    int64_t first = width;
-    for (const int64_t part : layout.rest) first -= part;
-    for (const int64_t part : layout.rest)
-      heads.places.push_back({saved->gradient, first, part}), first += part;
+    const std::vector<int64_t> first = first_channels(layout);
+    for (size_t part = 0; part < layout.rest.size(); ++part)
+      heads.places.push_back({saved->gradient, first[part], layout.rest[part]});
     return heads;
   }
   // [B or 1, T, 1, turned / 2]
