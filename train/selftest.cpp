@@ -30,6 +30,8 @@ void require_selftest(at::Device device) {
   const std::string stamp =
       folder.empty() ? "" : folder + "/selftest-" + device_fingerprint(device).substr(0, 32);
   if (!stamp.empty() && fs::exists(stamp)) return;
+  spdlog::info("self-test: every kernel against its reference on {}, once for this build",
+               device_name(device));
   const auto start = std::chrono::steady_clock::now();
   SelftestReport report(device);
   run_selftests("", report);

@@ -40,8 +40,8 @@ void check_shape(SelftestReport& report, const Shape& s, RetentionForm form, boo
         return {out.o, out.state};
       },
       [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
-        const auto out =
-            retention_reference(in[0], in[1], in[2], per_token ? in[4] : fixed, in[3], segments);
+        const auto out = retention_reference_by_pairs(in[0], in[1], in[2],
+                                                      per_token ? in[4] : fixed, in[3], segments);
         return {out.o, out.state};
       },
       inputs, {}, at::kBFloat16, selftest_bound(at::kBFloat16));
@@ -66,7 +66,7 @@ void check_place(SelftestReport& report, const Shape& s, RetentionForm form) {
       },
       [&](const auto& in, const auto&) -> std::vector<at::Tensor> {
         const at::Tensor v = in[2].narrow(2, 16, width).unflatten(-1, {s.heads, s.v_dim});
-        return {retention_reference(in[0], in[1], v, decay, at::Tensor(), Segments()).o,
+        return {retention_reference_by_pairs(in[0], in[1], v, decay, at::Tensor(), Segments()).o,
                 in[2].narrow(2, 16 + width, 24)};
       },
       {report.random({s.batch, s.seq_len, s.heads, s.k_dim}),

@@ -99,6 +99,29 @@ TEST_P(RetentionFormTest, OutputsStatesAndGradientsEqualTheReferenceInFloat64) {
   }
 }
 
+TEST(RetentionReferenceTest, TokenByTokenAndByPairsAreTheSame) {
+  for (const int64_t seq_len : {1, 2, 37})
+    for (const bool documents : {false, true})
+      for (const bool per_token : {false, true})
+        for (const bool state : {false, true}) {
+          Inputs in = make_inputs(seq_len, at::kDouble, documents, per_token);
+          const auto by = [&](auto reference) {
+            return outputs_and_gradients(
+                in,
+                [&](const Inputs& x) {
+                  return reference(x.q, x.k, x.v, x.log_decay, state ? x.state : 0 * x.state,
+                                   x.segments);
+                },
+                per_token);
+          };
+          const auto want = by(retention_reference), got = by(retention_reference_by_pairs);
+          ASSERT_EQ(got.size(), want.size());
+          for (size_t i = 0; i < got.size(); ++i)
+            EXPECT_LT((got[i] - want[i]).abs().max().item<double>(), 1e-11)
+                << "output " << i << " T " << seq_len << documents << per_token << state;
+        }
+}
+
 TEST_P(RetentionFormTest, KernelsAtWorkingPrecisionEqualTheReference) {
   const Case c = GetParam();
   // fp32: rounding of short sums; bf16: inputs and outputs are rounded to 8 bits, so 2^-8 with some
