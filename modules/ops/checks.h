@@ -34,9 +34,8 @@ inline std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
-// x, copied where a kernel that takes whole pieces of 16 bytes along the last dimension could not
-// read it. Strides of a single row count, too: kernels form the addresses of rows that are not
-// there.
+// Whether a kernel that takes whole pieces of 16 bytes along the last dimension can read x. Strides
+// of a single row count, too: kernels form the addresses of rows that are not there.
 inline bool has_rows_of_pieces(const at::Tensor& x) {
   const int64_t last = x.dim() - 1;
   bool ready = x.stride(last) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
@@ -44,6 +43,7 @@ inline bool has_rows_of_pieces(const at::Tensor& x) {
     ready = ready && x.stride(dim) * x.element_size() % 16 == 0;
   return ready;
 }
+// x, copied where one could not.
 inline at::Tensor rows_of_pieces(const at::Tensor& x) {
   return has_rows_of_pieces(x) ? x : x.clone(at::MemoryFormat::Contiguous);
 }

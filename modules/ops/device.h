@@ -66,7 +66,7 @@ void* current_stream(at::Device device);  // cudaStream_t
 // join(): it is given out again only after another Beside has begun, that is, has waited.
 class Beside {
  public:
-  static constexpr int kMost = 2;  // at a time
+  // Of those at work at the same time each has its own `which`.
   Beside(at::Device device, int which);
   ~Beside();
   Beside(const Beside&) = delete;

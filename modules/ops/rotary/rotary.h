@@ -51,8 +51,8 @@ struct RotaryOutput {
 // x [B, T, W], laid out as q | k | rest...;  position [B, T] int32, or undefined: 0 .. T-1 in every
 // row; `table` of layout.turned() / 2 frequencies. One pass over q and k; the rest is not copied.
 // The backward makes one gradient [B, T, W]: rotation by the negative angle, and what does not lie
-// there yet copied. `position_bound`: all
-// positions are below it; 0: look at them, for which a GPU must be waited for.
+// there yet copied. `position_bound`: all positions are below it; 0: look at them, for which a GPU
+// must be waited for.
 RotaryOutput split_rotary(const at::Tensor& x, const at::Tensor& position, RotaryTable& table,
                           const RotaryLayout& layout, int64_t position_bound = 0);
 
