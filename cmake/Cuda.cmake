@@ -28,6 +28,12 @@ if(CMAKE_CUDA_COMPILER AND cuda_sources AND NOT CEILING_CUDA STREQUAL "off")
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 17)
   find_package(CUDAToolkit 13.0 REQUIRED)
+  # cuBLASLt's header comes with the toolkit, but not with each of its packages. Without it torch makes the products.
+  find_file(cublaslt_header cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_CACHE)
+  if(NOT cublaslt_header)
+    list(FILTER cuda_sources EXCLUDE REGEX "/cuda_gemm\\.cpp$")
+    message(STATUS "kernels of matrix products are not measured (no cublasLt.h)")
+  endif()
   add_library(ceiling_cuda SHARED ${cuda_sources})
   target_compile_options(ceiling_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-gencode arch=compute_90a,code=sm_90a -lineinfo --compress-mode=size --expt-relaxed-constexpr>)

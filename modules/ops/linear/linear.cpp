@@ -4,23 +4,17 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "modules/ops/again.h"
 #include "modules/ops/checks.h"
+#include "modules/ops/linear/gemm.h"
 
 namespace ceiling {
 
 void accumulate_weight_grad(const at::Tensor& grad, const at::Tensor& dy, const at::Tensor& x) {
-  at::Tensor target = grad;
-  if (dy.scalar_type() == grad.scalar_type())
-    target.addmm_(dy.t(), x);
-  else if (dy.is_cuda())
-    at::addmm_out(target, target, dy.t(), x, grad.scalar_type());
-  else
-    target.add_(at::mm(dy.t(), x));
+  gemm_into(grad, dy.t(), x, grad, Recurs::kYes);
 }
 
 namespace {
@@ -40,7 +34,7 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             const std::optional<at::Tensor>& grad,
                             const std::optional<at::Tensor>& residual, const Parameter* bias,
-                            const Recipe* recipe) {
+                            const Recipe* recipe, Recurs recurs) {
     const at::Tensor rows = rows_of(x);
     auto shape = x.sizes().vec();
     shape.back() = weight.size(0);
@@ -56,9 +50,9 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
     ctx->saved_data["residual"] = residual.has_value();
     ctx->saved_data["shape"] = x.sizes().vec();
     ctx->saved_data["bias grad"] = bias ? bias->grad : at::Tensor();
-    at::Tensor y = residual ? at::addmm(rows_of(*residual), rows, weight.t())
-                   : bias   ? at::addmm(bias->value.detach(), rows, weight.t())
-                            : at::mm(rows, weight.t());
+    at::Tensor y = bias && !residual ? at::addmm(bias->value.detach(), rows, weight.t())
+                                     : gemm(rows, weight.t(),
+                                            residual ? rows_of(*residual) : at::Tensor(), recurs);
     if (residual && bias) y.add_(bias->value.detach());
     return y.view(shape);
   }
@@ -66,13 +60,15 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& weight = saved[0];
     const at::Tensor dy = rows_of(grads[0]).contiguous();
-    const at::Tensor dx = at::mm(dy, weight).view(ctx->saved_data["shape"].toIntVector());
+    const at::Tensor dx =
+        gemm(dy, weight, {}, Recurs::kYes).view(ctx->saved_data["shape"].toIntVector());
     accumulate_weight_grad(ctx->saved_data["grad"].toTensor(), dy, input_rows(ctx, saved));
     at::Tensor bias_grad = ctx->saved_data["bias grad"].toTensor();
     if (bias_grad.defined()) bias_grad.add_(dy.sum(0, false, bias_grad.scalar_type()));
     return {dx,           at::Tensor(),
             at::Tensor(), ctx->saved_data["residual"].toBool() ? grads[0] : at::Tensor(),
-            at::Tensor(), at::Tensor()};
+            at::Tensor(), at::Tensor(),
+            at::Tensor()};
   }
 
  private:
@@ -85,6 +81,8 @@ class LinearFn : public torch::autograd::Function<LinearFn> {
     return rows_of(recipe->make({saved.begin() + 1, saved.end()}));
   }
 };
+
+Recurs training() { return at::GradMode::is_enabled() ? Recurs::kYes : Recurs::kNo; }
 
 void check(const at::Tensor& x, const Parameter& weight, const Parameter* bias) {
   if (weight.value.dim() != 2 || x.dim() < 1 || x.size(-1) != weight.value.size(1))
@@ -103,8 +101,8 @@ void check(const at::Tensor& x, const Parameter& weight, const Parameter* bias) 
 
 at::Tensor linear(const at::Tensor& x, const Parameter& weight, const Parameter* bias) {
   check(x, weight, bias);
-  return LinearFn::apply(x, weight.value, if_defined(weight.grad), std::nullopt, bias,
-                         recipe_of(x));
+  return LinearFn::apply(x, weight.value, if_defined(weight.grad), std::nullopt, bias, recipe_of(x),
+                         training());
 }
 
 at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Tensor& residual,
@@ -116,7 +114,7 @@ at::Tensor linear_add(const at::Tensor& x, const Parameter& weight, const at::Te
     throw Error("linear: the residual must have the shape and dtype of the product with {}",
                 weight.name);
   return LinearFn::apply(x, weight.value, if_defined(weight.grad), if_defined(residual), bias,
-                         recipe_of(x));
+                         recipe_of(x), training());
 }
 
 }  // namespace ceiling

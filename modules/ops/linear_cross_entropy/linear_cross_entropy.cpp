@@ -13,6 +13,7 @@
 
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
+#include "modules/ops/linear/gemm.h"
 #include "modules/ops/linear/linear.h"
 #include "modules/ops/linear_cross_entropy/cuda.h"
 #include "modules/ops/linear_cross_entropy/kernels.h"
@@ -92,21 +93,21 @@ class LinearCrossEntropyFn : public torch::autograd::Function<LinearCrossEntropy
     const int64_t chunk = options->chunk > 0         ? options->chunk
                           : hidden.device().is_cpu() ? 512
                                                      : 8192;
+    const Recurs recurs = want_grad ? Recurs::kYes : Recurs::kNo;
     const at::Tensor dhidden = want_grad ? at::empty_like(hidden) : at::Tensor();
     const at::Tensor token_loss = at::empty({rows}, hidden.options().dtype(wide_type(hidden)));
     at::Tensor total = at::zeros({}, hidden.options().dtype(at::kDouble));
     for (int64_t first = 0; first < rows; first += chunk) {
       const int64_t n = std::min(chunk, rows - first);
       const at::Tensor h = hidden.narrow(0, first, n);
-      const Rows part = cross_entropy_rows(at::mm(h, weight.t()), targets.narrow(0, first, n),
-                                           *options, want_grad);
+      const Rows part = cross_entropy_rows(gemm(h, weight.t(), {}, recurs),
+                                           targets.narrow(0, first, n), *options, want_grad);
       token_loss.narrow(0, first, n).copy_(part.loss);
       total = total + part.loss.to(at::kDouble).sum();
       if (options->z_loss > 0)
         total = total + options->z_loss * part.z.to(at::kDouble).square().sum();
       if (!want_grad) continue;
-      at::Tensor dh = dhidden.narrow(0, first, n);
-      at::mm_out(dh, part.grad, weight);
+      gemm_into(dhidden.narrow(0, first, n), part.grad, weight, {}, recurs);
       accumulate_weight_grad(*weight_grad, part.grad, h);
     }
     if (want_grad) ctx->save_for_backward({dhidden.view(hidden_in.sizes())});

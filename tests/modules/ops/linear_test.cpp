@@ -2,12 +2,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "modules/ops/device.h"
+#include "modules/ops/linear/gemm.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradcheck.h"
@@ -128,6 +131,40 @@ TEST(Linear, GradientsOfOneBatchInTwoPiecesAddUpInFloat) {
   expect_close(w.grad - 1024, want, {.absolute = 0.02, .relative = 0x1p-8});
 }
 
+// Into memory of its own, rows of another's, and onto what is there; of transposed factors, too.
+void expect_products(at::Device device, double tolerance) {
+  for (const auto& [m, n, k] :
+       {std::array<int64_t, 3>{1, 1, 1}, {5, 7, 3}, {64, 32, 48}, {130, 72, 264}})
+    for (const bool a_turned : {false, true})
+      for (const bool b_turned : {false, true})
+        for (const at::ScalarType out_type : {at::kBFloat16, at::kFloat})
+          for (const int adds : {0, 1, 2}) {
+            SCOPED_TRACE(fmt::format("{} x {} x {} {}{} {} adds {}", m, n, k, a_turned, b_turned,
+                                     c10::toString(out_type), adds));
+            const auto factor = [&](int64_t rows, int64_t columns, bool turned, const char* name) {
+              const at::Tensor x =
+                  random_normal({turned ? columns : rows, turned ? rows : columns}, name)
+                      .to(device, at::kBFloat16);
+              return turned ? x.t() : x;
+            };
+            const at::Tensor a = factor(m, k, a_turned, "a"), b = factor(k, n, b_turned, "b");
+            const at::Tensor before = random_normal({m, n}, "before").to(device, out_type);
+            const at::Tensor wide_rows = at::full({m, n + 16}, 7, before.options());
+            const at::Tensor out = wide_rows.narrow(1, 8, n);
+            if (adds == 2) out.copy_(before);
+            gemm_into(out, a, b, adds == 0 ? at::Tensor() : adds == 1 ? before : out);
+            at::Tensor want = at::mm(a.cpu().to(at::kDouble), b.cpu().to(at::kDouble));
+            if (adds > 0) want = want + before.cpu().to(at::kDouble);
+            expect_close(
+                out.cpu(), want,
+                {.absolute = tolerance * std::sqrt(static_cast<double>(k)), .relative = tolerance});
+            EXPECT_TRUE((wide_rows.narrow(1, 0, 8) == 7).all().item<bool>());
+            EXPECT_TRUE((wide_rows.narrow(1, n + 8, 8) == 7).all().item<bool>());
+          }
+}
+
+TEST(Gemm, EqualsTheProductInFloat64) { expect_products(at::kCPU, 0x1p-7); }
+
 TEST(Linear, WrongArgumentsAreNamed) {
   const Parameter w = parameter_of(random_normal({3, 4}, "w"), "layers.0.out.weight");
   const at::Tensor x = random_normal({2, 5}, "x");
@@ -157,6 +194,22 @@ TEST(LinearGpu, EqualsTheReference) {
                             {w[0], random_normal({96}, "bias")}, dtype, 3 * usual_tolerance(dtype),
                             gpu);
   }
+}
+
+TEST(GemmGpu, EqualsTheProductInFloat64) { expect_products(pick_device("cuda"), 0x1p-7); }
+
+TEST(GemmGpu, MeasuringChangesNoBitAndAddsOnce) {
+  const at::Device gpu = pick_device("cuda");
+  const at::Tensor x = random_normal({4096, 256}, "x").to(gpu, at::kBFloat16),
+                   dy = random_normal({4096, 384}, "dy").to(gpu, at::kBFloat16),
+                   before = random_normal({384, 256}, "before").to(gpu, at::kFloat);
+  const at::Tensor guessed = before.clone(), measured = before.clone(), again = before.clone();
+  gemm_into(guessed, dy.t(), x, guessed);
+  gemm_into(measured, dy.t(), x, measured, Recurs::kYes);
+  gemm_into(again, dy.t(), x, again, Recurs::kYes);
+  EXPECT_TRUE(at::equal(measured, guessed));
+  EXPECT_TRUE(at::equal(again, guessed));
+  EXPECT_GT(n_gemm_candidates(guessed, dy.t(), x, guessed), 1);
 }
 
 TEST(LinearGpu, WeightGradientsAreAccumulatedInFloat) {
