@@ -43,6 +43,11 @@ ceiling_switch_stack:
 
 namespace ceiling::emulator {
 
+void fail(const char* what) {
+  std::fprintf(stderr, "emulator: %s\n", what);
+  std::abort();
+}
+
 namespace {
 
 constexpr size_t kStack = 256 << 10;
@@ -91,11 +96,6 @@ struct Block {
 Block g_block;
 
 void yield() { ceiling_switch_stack(&g_block.running->at, g_block.scheduler); }
-
-[[noreturn]] void fail(const char* what) {
-  std::fprintf(stderr, "emulator: %s\n", what);
-  std::abort();
-}
 
 void end_barrier_if_all_are_there() {
   Meeting& barrier = g_block.barrier;

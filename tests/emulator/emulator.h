@@ -40,6 +40,7 @@ struct Thread {
   int lane;
 };
 const Thread& self();
+[[noreturn]] void fail(const char* what);  // says so and ends the program
 
 // Runs `kernel` in all threads of all blocks.
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);

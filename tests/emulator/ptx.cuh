@@ -26,6 +26,11 @@ template <int kLeft>
 void wait_copies() {
   emulator::wait_copies(kLeft);
 }
+inline void set_flag(unsigned* flag) { *flag = 1; }
+// Blocks run one after another.
+inline void wait_for_flag(const unsigned* flag) {
+  if (*flag == 0) emulator::fail("a block waits for one that has not run");
+}
 inline void store_if(bool present, void* to, uint4 value) {
   if (present) *static_cast<uint4*>(to) = value;
 }

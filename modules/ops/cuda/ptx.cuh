@@ -55,6 +55,20 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
+// From a thread of one block to a thread of another: who sees the flag sees what was written before
+// it was set.
+__device__ __forceinline__ void set_flag(unsigned* flag) {
+  asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
+}
+__device__ __forceinline__ void wait_for_flag(const unsigned* flag) {
+  unsigned set = 0;
+  while (true) {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(set) : "l"(flag) : "memory");
+    if (set != 0) return;
+    __nanosleep(64);
+  }
+}
+
 // 16 bytes to global memory, without a branch.
 __device__ __forceinline__ void store_if(bool present, void* to, uint4 value) {
   asm volatile(

@@ -29,6 +29,11 @@ struct Walk {
     visits = last_chunk + 1 - min(low * kChunks, chunks);
     first_chunk = kBackward ? last_chunk : low * kChunks;
   }
+  // Of the visits only those from `begin` to `end`, counted from `first` to `visits` now.
+  __device__ void keep(int begin, int end, int first) {
+    visits = first + end - begin;
+    first_chunk += kBackward ? first - begin : begin - first;
+  }
   // The chunk's first token.
   __device__ int64_t token_of(int visit) const {
     return int64_t{kBackward ? first_chunk - visit : first_chunk + visit} * kC;

@@ -59,7 +59,15 @@ struct GpuSweepParams {
   // With one segment and more than one of these: segment_states is room for the states that would
   // enter so many segments. Only where wide_cuda.cu makes out.
   int64_t recorded_segments;
+  // wide_cuda.cu, with one segment, one launch and out in the inputs' type: so many blocks, fewer
+  // than there are slices of heads, share all visits evenly. 0: a block for each. Then `handed`
+  // [blocks, kHandingWarps] is zero, and handed_states [blocks, M rounded up to 128 or 256, slice]
+  // is room.
+  int64_t dealt_blocks;
+  unsigned* handed;
+  float* handed_states;
 };
+constexpr int kHandingWarps = 8;
 
 // What decides how a sweep in chunks goes.
 struct SweepShape {

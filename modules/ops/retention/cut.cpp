@@ -10,6 +10,7 @@ namespace {
 // `segments`: rounds of the blocks that run side by side, each of which has a state to read as
 // well. The first pass, if there is one, reads key and value alone.
 constexpr double kOfState = 2, kOfFirstPass = 0.55;
+constexpr double kWorthDealing = 0.95;  // of the time that a block for each slice takes
 
 double rounds(const SweepTiling& tiling, int64_t blocks) {
   return static_cast<double>((blocks + tiling.resident_blocks - 1) / tiling.resident_blocks);
@@ -18,6 +19,12 @@ double rounds(const SweepTiling& tiling, int64_t blocks) {
 double visits(const SweepTiling& tiling, int64_t blocks, int64_t units, int64_t segments) {
   const double each = static_cast<double>((units + segments - 1) / segments) + kOfState;
   return static_cast<double>(tiling.launches) * each * rounds(tiling, blocks * segments);
+}
+// Of one segment whose visits blocks share evenly: each reads its streams' states, and one hands on
+// another.
+double dealt_visits(const SweepTiling& tiling, int64_t blocks, int64_t units) {
+  const double streams = static_cast<double>(blocks) / static_cast<double>(tiling.resident_blocks);
+  return static_cast<double>(units) * streams + kOfState * (streams + 2);
 }
 // Of the first pass, with each segment in so many parts.
 double first_visits(const SweepTiling& tiling, int64_t blocks, int64_t units, int64_t segments,
@@ -40,9 +47,21 @@ Cut cheapest_cut(const SweepShape& of, int64_t seq_len, bool same_next) {
   };
   const int64_t own_blocks = blocks(own, of.n_dim), next_blocks = blocks(next, of_next.n_dim);
   const int64_t units = (seq_len + kSweepUnit - 1) / kSweepUnit;
-  const double uncut = visits(own, own_blocks, units, 1);
+  const auto can_deal = [](const SweepShape& shape, const SweepTiling& tiling, int64_t n) {
+    return shape.kernel() == SweepKernel::kWide && tiling.launches == 1 &&
+           n > tiling.resident_blocks;
+  };
   Cut best;
-  double least = uncut + visits(next, next_blocks, units, 1);
+  double uncut = visits(own, own_blocks, units, 1),
+         next_uncut = visits(next, next_blocks, units, 1);
+  if (can_deal(of, own, own_blocks)) {
+    const double dealt = dealt_visits(own, own_blocks, units);
+    if (dealt < kWorthDealing * uncut) best.dealt_blocks = own.resident_blocks, uncut = dealt;
+  }
+  if (can_deal(of_next, next, next_blocks))
+    next_uncut = std::min(next_uncut, dealt_visits(next, next_blocks, units));
+  const int64_t dealt_blocks = best.dealt_blocks;
+  double least = uncut + next_uncut;
   const auto consider = [&](const Cut& cut, double all) {
     if (all < least) best = cut, least = all;
   };
@@ -53,13 +72,13 @@ Cut cheapest_cut(const SweepShape& of, int64_t seq_len, bool same_next) {
     if ((segments - 1) * each >= units) continue;  // the last would be empty
     const double at_next = visits(next, next_blocks, units, segments);
     for (int64_t parts = 1; parts <= std::min(kMostParts, each); ++parts)
-      consider({segments, parts, 1}, visits(own, own_blocks, units, segments) +
-                                         first_visits(own, own_blocks, units, segments, parts) +
-                                         at_next);
+      consider({segments, parts, 1, 0}, visits(own, own_blocks, units, segments) +
+                                            first_visits(own, own_blocks, units, segments, parts) +
+                                            at_next);
     const double noting = kOfState * static_cast<double>(segments) * rounds(own, own_blocks);
     const bool notes =
         of.kernel() == SweepKernel::kWide || (of.kernel() == SweepKernel::kPairs && of.skip);
-    if (notes) consider({1, 1, segments}, uncut + noting + at_next);
+    if (notes) consider({1, 1, segments, dealt_blocks}, uncut + noting + at_next);
   }
   return best;
 }

@@ -7,6 +7,9 @@ namespace ceiling {
 struct Cut {
   int64_t segments = 1, parts = 1;  // of this sweep, and of each segment in its first pass
   int64_t recorded = 1;  // segments of the next sweep, whose states this one notes down on its way
+  // Of one segment: blocks that share all visits evenly, as there are more slices of heads than run
+  // side by side; 0: a block for each slice.
+  int64_t dealt_blocks = 0;
 };
 
 // The cheapest for this sweep and for the next, which takes its states: of retention one whose

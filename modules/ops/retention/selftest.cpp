@@ -92,6 +92,9 @@ const RegisterSelftest kSelftest("retention", [](SelftestReport& report) {
   for (const RetentionForm form : {RetentionForm::kChunk, RetentionForm::kRecurrent})
     for (const Shape& s : {Shape{2, 70, 2, 64, 64}, Shape{2, 70, 2, 256, 128}})
       check_place(report, s, form);
+  // More slices of heads than run side by side: blocks share them, and hand on states within a
+  // head.
+  check_shape(report, {70, 130, 1, 136, 136}, RetentionForm::kChunk, false);
 });
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include "modules/ops/checks.h"
 #include "modules/ops/device.h"
@@ -74,7 +75,7 @@ SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_
   }
   const SweepShape shape{batch * heads, m_dim, n_dim, p.skip != nullptr, setting.pairs};
   p.kernel = shape.kernel(), p.slice = sweep_tiling(shape).slice;
-  at::Tensor of_parts, across;
+  at::Tensor of_parts, across, handed, handed_states;
   if (known.entering.defined()) {
     p.segments = known.entering.size(0);
     p.segment_states = known.entering.mutable_data_ptr<float>();
@@ -89,6 +90,13 @@ SweepOutput run(const SweepSetting& setting, Time time, const at::Tensor& query_
     if (const int64_t count = std::max(cut.segments, cut.recorded); count > 1) {
       result.met.entering = states(count);
       p.segment_states = result.met.entering.mutable_data_ptr<float>();
+    }
+    if (cut.dealt_blocks > 0 && !p.wide_out) {
+      p.dealt_blocks = cut.dealt_blocks;
+      handed = at::zeros({cut.dealt_blocks, kHandingWarps}, wide.dtype(at::kInt));
+      handed_states = at::empty({cut.dealt_blocks, m_dim <= 128 ? 128 : 256, p.slice}, wide);
+      p.handed = reinterpret_cast<unsigned*>(handed.mutable_data_ptr<int>());
+      p.handed_states = handed_states.mutable_data_ptr<float>();
     }
     if (cut.segments > 1) {
       of_parts = states((cut.segments - 1) * cut.parts);

@@ -5,9 +5,10 @@
 // Floor:  0.24 ms for 32,768 tokens x 8 heads x 256/512 at 798 TFLOP/s. Per 64 tokens and slice of
 //   128 columns: 4.2 MFLOP each to read and to move the state, 2.1 for the scores (again in every
 //   slice), 1 for scores times values.
-// Layout: one block per (b, h, slice of 128 value columns), or per (b, two heads). Two warpgroups
-//   keep the transposed state of 64 columns x kM rows each in registers, whose sums have the layout
-//   of the left operand of the product that reads them: out^T = state^T query^T + value^T scores^T.
+// Layout: one block per (b, h, slice of 128 value columns), or per (b, two heads); where these fill
+//   the last round badly, one block per SM, with an equal share of all of them. Two warpgroups keep
+//   the transposed state of 64 columns x kM rows each in registers, whose sums have the layout of
+//   the left operand of the product that reads them: out^T = state^T query^T + value^T scores^T.
 //   Each finds one half of the scores, which meet in shared memory; of two heads, those of its own.
 //   A third warpgroup, with few registers, is a chunk or more ahead: its warps copy, and find the
 //   weights.
@@ -28,10 +29,11 @@ struct Part {
 };
 
 // kM: rows of the state, rounded up. kHeads: of a block; of two each warpgroup has one. kStages:
-// chunks in shared memory. Without out there are no queries.
-template <int kM_, int kHeads_, Pass kPass_>
+// chunks in shared memory. Without out there are no queries. kDealt: fewer blocks than streams.
+template <int kM_, int kHeads_, Pass kPass_, bool kDealt_ = false>
 struct Shape {
   static constexpr Pass kPass = kPass_;
+  static constexpr bool kDealt = kDealt_;
   static constexpr bool kOutput = kPass == Pass::kOutput;
   static constexpr int kM = kM_, kHeads = kHeads_,
                        kStages = !kOutput || (kM == 128 && kHeads == 1) ? 4 : 2;
@@ -54,28 +56,80 @@ struct Shape {
       kCheckpoint + (kPass == Pass::kCheckpoints ? kProducts / kWarp * Checkpoint::kBytes : 0);
   static constexpr uint32_t kBytes = kWeights + kStages * kHeads * sizeof(Weights<kC>);
   static_assert(kBytes <= 227 * 1024, "shared memory of an SM");
-  // Barriers of the block: a stage is full, for one of the warpgroups; a stage is empty; scores are
-  // there, of all or of a warpgroup's own head.
+  // Barriers of the block: a stage is full, for one of the warpgroups; a stage is empty; a stretch
+  // ends; scores are there, of all or of a warpgroup's own head.
   __device__ static int full(int stage, int group) { return 1 + 2 * stage + group; }
   __device__ static int empty(int stage) { return 1 + 2 * kStages + stage; }
+  static constexpr int kStretchEnds = 13;
   __device__ static int scores_met(int group) { return 14 + (kHeads == 2 ? group : 0); }
 };
 
-// What all threads of a block know.
+// A slice of a head (two heads) through time is a stream; of its visits, those that a block makes.
+struct Stretch {
+  int64_t heads, slice;  // which one: of groups of S::kHeads, of slices
+  int begin, end, all;   // visits; of the whole stream
+  __device__ bool begins_within() const { return begin > 0; }
+  __device__ bool ends_within() const { return end < all; }
+};
+
+// The stretches of a block. As many blocks as streams have one each. Fewer, if they are dealt, have
+// equal shares of all visits, so that a stream may begin in one block and end in the next. A block
+// makes the begin of its last stream first, which waits for nobody, and hands on the state; then
+// whole streams; then the end of its first, whose state has been there for long: shares are not
+// shorter than streams, and blocks start in the order of their numbers. A head's slices are far
+// apart, in blocks that are at the same place of it at the same time, and so find its query and key
+// in L2.
+template <class S, bool kBackward>
+class Share {
+ public:
+  __device__ explicit Share(const GpuSweepParams& p) : all_(whole_walk(p).visits) {
+    if constexpr (S::kDealt) {
+      const int64_t streams = (p.n_dim + S::kSlice - 1) / S::kSlice * groups(p),
+                    from = blockIdx.x * streams * all_ / gridDim.x,
+                    to = (blockIdx.x + 1) * streams * all_ / gridDim.x;
+      first_ = static_cast<int>(from / all_), last_ = static_cast<int>((to - 1) / all_);
+      begin_ = static_cast<int>(from - int64_t{first_} * all_);
+      end_ = static_cast<int>(to - int64_t{last_} * all_);
+    }
+  }
+  __device__ static Walk<S::kC, kBackward> whole_walk(const GpuSweepParams& p) {
+    return {p, S::kPass == Pass::kSegmentStates ? p.parts_of_segment : 1};
+  }
+  __device__ int count() const { return S::kDealt ? last_ - first_ + 1 : 1; }
+  __device__ int visits() const {  // of all stretches
+    return S::kDealt ? (last_ - first_) * all_ + end_ - begin_ : all_;
+  }
+  __device__ Stretch stretch(const GpuSweepParams& p, int i) const {
+    if constexpr (!S::kDealt) return {blockIdx.y, blockIdx.x, 0, all_, all_};
+    const int stream = last_ - i;
+    return {stream % groups(p), stream / groups(p), stream == first_ ? begin_ : 0,
+            stream == last_ ? end_ : all_, all_};
+  }
+
+ private:
+  __device__ static int64_t groups(const GpuSweepParams& p) {
+    return p.batch * p.heads / S::kHeads;
+  }
+  int all_, first_, last_, begin_, end_;
+};
+
+// What all threads of a block know. Visits are counted over all stretches: `done` have been made.
 template <class S, bool kBackward>
 struct Place {
-  const Walk<S::kC, kBackward> walk;
+  Walk<S::kC, kBackward> walk;
   int64_t bh, b, h, slice;  // of two heads, the first
   uint32_t base;            // of shared memory
 
-  __device__ explicit Place(const GpuSweepParams& p, unsigned char* memory)
-      : walk(p, S::kPass == Pass::kSegmentStates ? p.parts_of_segment : 1),
-        bh(int64_t{blockIdx.y} * S::kHeads),
+  __device__ Place(const GpuSweepParams& p, unsigned char* memory, const Stretch& of, int done)
+      : walk(Share<S, kBackward>::whole_walk(p)),
+        bh(of.heads * S::kHeads),
         b(bh / p.heads),
         h(bh % p.heads),
-        slice(int64_t{blockIdx.x} * S::kSlice),
+        slice(of.slice * S::kSlice),
         base(shared_address(memory)),
-        weights_(reinterpret_cast<Weights<S::kC>*>(memory + S::kWeights)) {}
+        weights_(reinterpret_cast<Weights<S::kC>*>(memory + S::kWeights)) {
+    if (S::kDealt) walk.keep(of.begin, of.end, done);
+  }
   __device__ const bf16* of_head(const void* tensor, const GpuSweepStrides& strides) const {
     return static_cast<const bf16*>(tensor) + b * strides.batch + h * strides.head;
   }
@@ -91,10 +145,9 @@ struct Place {
 // makes a stage visible waits for all that a thread has asked for.
 template <class S, bool kBackward>
 __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
-                            const Place<S, kBackward>& at, int warp) {
+                            const Place<S, kBackward>& at, int warp, int done) {
   using Panel = PanelTile<64, S::kC>;
   constexpr int kTeamWarps = S::kTeam / kWarp, kOwn = (S::kHeads + kTeamWarps - 1) / kTeamWarps;
-  const int team = warp / kTeamWarps;
   const auto copy = [&](const void* tensor, const GpuSweepStrides& strides, int64_t first) {
     return TileCopy<Panel, S::kC, S::kTeam>(at.of_head(tensor, strides) + first, strides.time);
   };
@@ -107,11 +160,12 @@ __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
     const int head = min(first_own + own, S::kHeads - 1);
     return TokenInputs<S::kC>(p, at.b, at.h + head, at.walk.token_of(visit));
   };
+  const int first_visit = done + (warp / kTeamWarps + done) % S::kTeams;
   TokenInputs<S::kC> inputs[kOwn];
 #pragma unroll
-  for (int own = 0; own < kOwn; ++own) inputs[own] = input_of(own, team);
+  for (int own = 0; own < kOwn; ++own) inputs[own] = input_of(own, first_visit);
 #pragma unroll 1
-  for (int visit = team; visit < at.walk.visits; visit += S::kTeams) {
+  for (int visit = first_visit; visit < at.walk.visits; visit += S::kTeams) {
     const int stage = visit % S::kStages;
     const uint32_t to = at.base + stage * S::kStageBytes;
     if (visit >= S::kStages) barrier_wait(S::empty(stage), S::kProducts + S::kTeam);
@@ -143,9 +197,40 @@ __device__ void fill_stages(const GpuSweepParams& p, const Part& part,
   }
 }
 
+// A state between the block that has begun a stream and the one that ends it, from a warp to the
+// same warp.
+template <int kBlocks>
+__device__ float4* handed_state(const GpuSweepParams& p, int64_t of_block) {
+  return reinterpret_cast<float4*>(p.handed_states) + of_block * kBlocks * (kHandingWarps * kWarp) +
+         threadIdx.x;
+}
+template <int kBlocks>
+__device__ void hand_on_state(const float (&state)[kBlocks][4], const GpuSweepParams& p, int warp) {
+  float4* to = handed_state<kBlocks>(p, blockIdx.x);
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i)
+    to[i * kHandingWarps * kWarp] = make_float4(state[i][0], state[i][1], state[i][2], state[i][3]);
+  __syncwarp();
+  if (threadIdx.x % kWarp == 0) set_flag(p.handed + blockIdx.x * kHandingWarps + warp);
+  __syncwarp();
+}
+template <int kBlocks>
+__device__ void take_state(float (&state)[kBlocks][4], const GpuSweepParams& p, int warp) {
+  const int64_t giver = int64_t{blockIdx.x} - 1;
+  if (threadIdx.x % kWarp == 0) wait_for_flag(p.handed + giver * kHandingWarps + warp);
+  __syncwarp();
+  const float4* from = handed_state<kBlocks>(p, giver);
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    const float4 x = from[i * kHandingWarps * kWarp];
+    state[i][0] = x.x, state[i][1] = x.y, state[i][2] = x.z, state[i][3] = x.w;
+  }
+}
+
 template <class S, bool kBackward, bool kWide, bool kAdd>
 __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned char* memory,
-                         const Place<S, kBackward>& at, int warp) {
+                         const Place<S, kBackward>& at, const Stretch& of, int warp, int done,
+                         int visits_of_block) {
   constexpr bool kOutput = S::kOutput, kFirstPass = S::kPass == Pass::kSegmentStates;
   constexpr int kC = S::kC, kM = S::kM, kSteps = kC / 16;
   constexpr int kBatch = kM == 256 ? 2 : 4, kBatches = kM / 16 / kBatch;  // products at a time
@@ -189,21 +274,25 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
   float state[kM / 8][4];
   const StatePart<kM / 8> state_part(p, at.bh + head, part.first, part.count, first_column);
   const bool entered = !kFirstPass && p.segments > 1;
-  state_part.load(state,
-                  kFirstPass ? nullptr
-                  : entered  ? p.segment_states
-                             : p.state_in,
-                  entered ? blockIdx.z : 0, entered && p.entering_transposed);
+  if (S::kDealt && of.begins_within())
+    take_state(state, p, warp);
+  else
+    state_part.load(state,
+                    kFirstPass ? nullptr
+                    : entered  ? p.segment_states
+                               : p.state_in,
+                    entered ? blockIdx.z : 0, entered && p.entering_transposed);
 
   if (kAdd && !kWide) fetch_before(0);
   const float skip = S::kHeads == 2 && p.skip ? p.skip[at.h + head] : 0.0f;
   float across_all = 1;
   // Visits after which a state is noted down; 0: none.
   const int recorded = kOutput && p.recorded_segments > 1
-                           ? (at.walk.visits + static_cast<int>(p.recorded_segments) - 1) /
+                           ? (of.all + static_cast<int>(p.recorded_segments) - 1) /
                                  static_cast<int>(p.recorded_segments)
                            : 0;
-  for (int visit = 0; visit < at.walk.visits; ++visit) {
+  const int before = of.begin - done;  // from the block's visits to the stream's
+  for (int visit = done; visit < at.walk.visits; ++visit) {
     const int stage = visit % S::kStages;
     // The registers are full: what is asked for once in a visit is found anew in each.
     const uint32_t q_tile = forgotten(base + stage * S::kStageBytes), k_tile = q_tile + S::kKey,
@@ -212,8 +301,8 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
     const uint32_t scores = base + S::kScores + (visit % 2 * S::kHeads + head) * Scores::kBytes;
     const Weights<kC>& w = at.weights(stage, head);
     if constexpr (kOutput)
-      if (recorded > 0 && visit % recorded == 0)
-        state_part.store(state, p.segment_states, visit / recorded);
+      if (recorded > 0 && (visit + before) % recorded == 0)
+        state_part.store(state, p.segment_states, (visit + before) / recorded);
     if constexpr (S::kPass == Pass::kCheckpoints) {
       using Room = typename S::Checkpoint;
       store_checkpoint<Room, kC, kBackward>(state, memory + S::kCheckpoint + warp * Room::kBytes, p,
@@ -404,7 +493,7 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
           element = kAdd ? element + out[i][c] : out[i][c];
         }
     }
-    if (visit + S::kStages < at.walk.visits)
+    if (visit + S::kStages < visits_of_block)
       barrier_arrive(S::empty(stage), S::kProducts + S::kTeam);
   }
 
@@ -412,7 +501,13 @@ __device__ void multiply(const GpuSweepParams& p, const Part& part, unsigned cha
     p.part_across[int64_t{blockIdx.z} * p.batch * p.heads + at.bh + head] = across_all;
   float* state_out = kFirstPass ? p.part_states : p.state_out;
   const bool last = kFirstPass || p.segments == 1 || blockIdx.z + 1 == p.segments;
-  if (state_out && last) state_part.store(state, state_out, kFirstPass ? blockIdx.z : 0);
+  // Arrivals at `empty` are what orders reads of a stage before its next copies. racecheck does not
+  // see the last one of a stretch, unless a barrier follows; this one costs nothing.
+  if (S::kDealt) barrier_wait(S::kStretchEnds, S::kProducts);
+  if (S::kDealt && of.ends_within())
+    hand_on_state(state, p, warp);
+  else if (state_out && last)
+    state_part.store(state, state_out, kFirstPass ? blockIdx.z : 0);
 }
 
 template <class S, bool kBackward, bool kWide, bool kAdd>
@@ -420,22 +515,38 @@ __global__ __launch_bounds__(S::kThreads,
                              1) void wide_kernel(const __grid_constant__ GpuSweepParams p,
                                                  const __grid_constant__ Part part) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const Place<S, kBackward> at(p, memory);
+  const Share<S, kBackward> share(p);
   // The same in all lanes, for the compiler too.
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
   if (warp >= S::kProducts / kWarp) {
     give_registers<40>();
-    fill_stages<S, kBackward>(p, part, at, warp - S::kProducts / kWarp);
+#pragma unroll 1
+    for (int i = 0, done = 0; i < share.count(); ++i) {
+      const Place<S, kBackward> at(p, memory, share.stretch(p, i), done);
+      fill_stages<S, kBackward>(p, part, at, warp - S::kProducts / kWarp, done);
+      done = at.walk.visits;
+    }
   } else {
     take_registers<232>();
-    multiply<S, kBackward, kWide, kAdd>(p, part, memory, at, warp);
+#pragma unroll 1
+    for (int i = 0, done = 0; i < share.count(); ++i) {
+      const Stretch of = share.stretch(p, i);
+      const Place<S, kBackward> at(p, memory, of, done);
+      multiply<S, kBackward, kWide, kAdd>(p, part, memory, at, of, warp, done, share.visits());
+      done = at.walk.visits;
+    }
   }
 }
 
 template <class S, bool kBackward, bool kWide = false, bool kAdd = false>
 void run_kernel(const GpuSweepParams& p, const Part& part, int64_t segments, cudaStream_t stream) {
   constexpr auto kernel = wide_kernel<S, kBackward, kWide, kAdd>;
+  static_assert(S::kProducts == kHandingWarps * kWarp);
   allow_shared<kernel>(S::kBytes);
+  if (S::kDealt) {
+    kernel<<<static_cast<unsigned>(p.dealt_blocks), S::kThreads, S::kBytes, stream>>>(p, part);
+    return;
+  }
   const dim3 grid(static_cast<unsigned>((p.n_dim + S::kSlice - 1) / S::kSlice),
                   static_cast<unsigned>(p.batch * p.heads / S::kHeads),
                   static_cast<unsigned>(segments));
@@ -445,6 +556,9 @@ void run_kernel(const GpuSweepParams& p, const Part& part, int64_t segments, cud
 template <int kM, bool kBackward, bool kWide>
 void run_output(const GpuSweepParams& p, const Part& low, const Part& high, cudaStream_t stream) {
   using S = Shape<kM, 1, Pass::kOutput>;
+  if constexpr (!kWide)
+    if (p.dealt_blocks > 0)
+      return run_kernel<Shape<kM, 1, Pass::kOutput, true>, kBackward>(p, low, 1, stream);
   run_kernel<S, kBackward, kWide, false>(p, low, p.segments, stream);
   if constexpr (kM == 256)
     if (high.count > 0) run_kernel<S, kBackward, kWide, true>(p, high, p.segments, stream);

@@ -42,6 +42,30 @@ TEST(RetentionCutTest, TheSelfTestMeetsEachWay) {
   EXPECT_GT(cut_of(17, 72, 512, 390).recorded, 1);
 }
 
+// 192 slices on 132 SMs: shares of 1.5 slices instead of two rounds. 256 nearly fill two rounds.
+TEST(RetentionCutTest, SlicesThatFillNoRoundAreDealtEvenly) {
+  EXPECT_EQ(cut_of(48, 256, 512, 2048).dealt_blocks, 132);
+  EXPECT_EQ(cut_of(48, 256, 512, 2048).segments, 1);
+  EXPECT_EQ(cut_of(256, 128, 128, 2048).dealt_blocks, 0);
+  EXPECT_EQ(cut_of(128, 256, 512, 2048).dealt_blocks, 0);
+  EXPECT_EQ(cut_of(16, 128, 128, 2048).dealt_blocks, 0);
+  // What the self-test and the test of many rows on a GPU (retention_test.cpp) rely on.
+  EXPECT_GT(cut_of(70, 136, 136, 130).dealt_blocks, 0);
+  EXPECT_GT(cut_of(140, 72, 128, 130).dealt_blocks, 0);
+  EXPECT_EQ(cut_of(70, 72, 128, 130).segments, 1);
+  EXPECT_GT(cut_of(48, 256, 512, 400).dealt_blocks, 0);
+  EXPECT_EQ(cut_of(24, 256, 512, 400).segments, 1);
+  for (const int64_t heads : {1, 33, 48, 70, 140, 500})
+    for (const int64_t n_dim : {64, 128, 512})
+      for (const int64_t seq_len : {64, 200, 2048, 30000}) {
+        const Cut cut = cut_of(heads, 256, n_dim, seq_len);
+        if (cut.dealt_blocks == 0) continue;
+        EXPECT_EQ(cut.segments, 1);
+        // No share is shorter than a slice, or its end would wait for that of another.
+        EXPECT_GE(heads * ((n_dim + 127) / 128), cut.dealt_blocks);
+      }
+}
+
 // Heads that share query and key, narrow ones: two of them are a block, and whoever makes out can
 // note states down for the next sweep.
 TEST(RetentionCutTest, PairsOfHeadsAreABlock) {

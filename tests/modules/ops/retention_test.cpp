@@ -502,5 +502,34 @@ TEST(RetentionGpu, IsTheSameTwice) {
   for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(first[i].equal(second[i])) << i;
 }
 
+// 140 and 192 slices of heads for 132 SMs, whose blocks hand on states; half of the rows have a
+// block for each slice.
+TEST(RetentionGpu, ManyRowsGiveWhatFewGive) {
+  const at::Device gpu = pick_device("cuda");
+  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(gpu);
+  struct Rows {
+    int64_t batch, seq_len, heads, k_dim, v_dim;
+  };
+  for (const Rows& r : {Rows{140, 130, 1, 72, 128}, Rows{16, 400, 3, 256, 512}}) {
+    const at::Tensor q = at::randn({r.batch, r.seq_len, r.heads, r.k_dim}, options),
+                     k = at::randn({r.batch, r.seq_len, r.heads, r.k_dim}, options) / 16,
+                     v = at::randn({r.batch, r.seq_len, r.heads, r.v_dim}, options),
+                     state =
+                         at::randn({r.batch, r.heads, r.k_dim, r.v_dim}, options.dtype(at::kFloat)),
+                     decay = at::full({r.heads}, -0.01, at::kDouble);
+    const auto of_rows = [&](int64_t first, int64_t count) {
+      const auto rows = [&](const at::Tensor& x) { return x.narrow(0, first, count); };
+      return retention(rows(q), rows(k), rows(v), decay, rows(state), Segments(),
+                       RetentionForm::kChunk, 64);
+    };
+    const RetentionOutput all = of_rows(0, r.batch);
+    for (const int64_t first : {int64_t{0}, r.batch / 2}) {
+      const RetentionOutput half = of_rows(first, r.batch / 2);
+      EXPECT_TRUE(all.o.narrow(0, first, r.batch / 2).equal(half.o)) << r.batch << " " << first;
+      EXPECT_TRUE(all.state.narrow(0, first, r.batch / 2).equal(half.state)) << r.batch;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ceiling
