@@ -4,11 +4,9 @@
 #include <cuda_runtime.h>
 #include <spdlog/fmt/fmt.h>
 
-#include <map>
-#include <mutex>
-
 #include "base/error.h"
 #include "modules/ops/causal_attention/cudnn_graph.h"
+#include "modules/ops/plans.h"
 
 namespace ceiling {
 namespace {
@@ -36,40 +34,17 @@ void check(cudnn::fe::error_t status, const char* step, const CudnnAttentionShap
       s.window, status.get_message());
 }
 
+// cuDNN does not promise that a plan may be used by two at a time.
 struct Plan {
+  explicit Plan(const CudnnAttentionShape& shape) : graph(cudnn::AttentionGraph(shape).graph) {
+    check(graph->build(at::native::getCudnnHandle(), {cudnn::fe::HeurMode_t::A}), "plan", shape);
+    check(graph->get_workspace_size(workspace_bytes), "plan", shape);
+  }
   std::shared_ptr<cudnn::fe::graph::Graph> graph;
   int64_t workspace_bytes = 0;
 };
 
-Plan make_plan(const CudnnAttentionShape& shape) {
-  Plan plan{cudnn::AttentionGraph(shape).graph};
-  check(plan.graph->build(at::native::getCudnnHandle(), {cudnn::fe::HeurMode_t::A}), "plan", shape);
-  check(plan.graph->get_workspace_size(plan.workspace_bytes), "plan", shape);
-  return plan;
-}
-
-// One for all threads: forward and backward run in different ones. cuDNN does not promise that a
-// plan may be used by two at a time, so that launching holds the lock, too.
-class Plans {
- public:
-  template <class Use>
-  auto with(const CudnnAttentionShape& shape, const Use& use) {
-    const std::lock_guard lock(mutex_);
-    auto found = plans_.find(shape);
-    if (found == plans_.end()) found = plans_.emplace(shape, make_plan(shape)).first;
-    return use(found->second);
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<CudnnAttentionShape, Plan> plans_;
-};
-
-// Never destroyed: at exit the driver may be gone before static objects are.
-Plans& plans() {
-  static Plans& all = *new Plans;
-  return all;
-}
+KeptPlans<CudnnAttentionShape, Plan>& plans() { return kept_plans<CudnnAttentionShape, Plan>(); }
 
 int64_t workspace_bytes(const CudnnAttentionShape& shape) {
   return plans().with(shape, [](const Plan& plan) { return plan.workspace_bytes; });

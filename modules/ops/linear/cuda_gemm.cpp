@@ -11,11 +11,11 @@
 #include <algorithm>
 #include <limits>
 #include <map>
-#include <mutex>
 #include <vector>
 
 #include "base/error.h"
 #include "modules/ops/linear/gemm_kernels.h"
+#include "modules/ops/plans.h"
 
 namespace ceiling {
 namespace {
@@ -205,26 +205,7 @@ class Plan {
   bool measured_ = false;
 };
 
-// One for all threads: forward and backward run in different ones. Launching holds the lock, too,
-// so that nobody launches into another's measurement.
-class Plans {
- public:
-  template <class Use>
-  auto with(const GemmShape& shape, const Use& use) {
-    const std::lock_guard lock(mutex_);
-    return use(plans_.try_emplace(shape, shape).first->second);
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<GemmShape, Plan> plans_;
-};
-
-// Never destroyed: at exit the driver may be gone before static objects are.
-Plans& plans() {
-  static Plans& all = *new Plans;
-  return all;
-}
+KeptPlans<GemmShape, Plan>& plans() { return kept_plans<GemmShape, Plan>(); }
 
 [[maybe_unused]] const bool registered = [] {
   gemm_kernels.n_candidates = [](const GemmShape& shape) {
