@@ -2,7 +2,6 @@
 // CPUs.
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include "base/error.h"
 #include "modules/ops/bench.h"

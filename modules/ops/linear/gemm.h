@@ -11,7 +11,7 @@ enum class Recurs { kNo, kYes };
 // a b (+ addend): a [m, k], b [k, n], of one dtype; either may be a transposed view. addend
 // [m, n] or undefined, added before the sum is rounded. Not differentiable.
 // bfloat16 on a GPU: cuBLASLt, float32 sums. Its kernels are many, and its guess at the fastest is
-// up to a quarter off. Those that cut k into as many parts give the same bits (self-test
+// up to a third off. Those that cut k into as many parts give the same bits (self-test
 // `linear`), so only kernels that cut it as the guess does are candidates: what is measured changes
 // the speed, never a number.
 at::Tensor gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& addend = {},

@@ -20,11 +20,20 @@ double visits(const SweepTiling& tiling, int64_t blocks, int64_t units, int64_t 
   const double each = static_cast<double>((units + segments - 1) / segments) + kOfState;
   return static_cast<double>(tiling.launches) * each * rounds(tiling, blocks * segments);
 }
-// Of one segment whose visits blocks share evenly: each reads its streams' states, and one hands on
-// another.
-double dealt_visits(const SweepTiling& tiling, int64_t blocks, int64_t units) {
-  const double streams = static_cast<double>(blocks) / static_cast<double>(tiling.resident_blocks);
-  return static_cast<double>(units) * streams + kOfState * (streams + 2);
+// One segment: a block for each slice, or, of more slices than run side by side, shares.
+struct Uncut {
+  double visits;
+  int64_t dealt_blocks = 0;
+};
+Uncut cheapest_uncut(const SweepShape& of, const SweepTiling& tiling, int64_t blocks,
+                     int64_t units) {
+  const double each = visits(tiling, blocks, units, 1);
+  if (of.kernel() != SweepKernel::kWide || tiling.launches > 1 || blocks <= tiling.resident_blocks)
+    return {each};
+  // A block reads the states of its slices, hands one on and takes one.
+  const double slices = static_cast<double>(blocks) / static_cast<double>(tiling.resident_blocks);
+  const double dealt = static_cast<double>(units) * slices + kOfState * (slices + 2);
+  return dealt < kWorthDealing * each ? Uncut{dealt, tiling.resident_blocks} : Uncut{each};
 }
 // Of the first pass, with each segment in so many parts.
 double first_visits(const SweepTiling& tiling, int64_t blocks, int64_t units, int64_t segments,
@@ -47,21 +56,9 @@ Cut cheapest_cut(const SweepShape& of, int64_t seq_len, bool same_next) {
   };
   const int64_t own_blocks = blocks(own, of.n_dim), next_blocks = blocks(next, of_next.n_dim);
   const int64_t units = (seq_len + kSweepUnit - 1) / kSweepUnit;
-  const auto can_deal = [](const SweepShape& shape, const SweepTiling& tiling, int64_t n) {
-    return shape.kernel() == SweepKernel::kWide && tiling.launches == 1 &&
-           n > tiling.resident_blocks;
-  };
-  Cut best;
-  double uncut = visits(own, own_blocks, units, 1),
-         next_uncut = visits(next, next_blocks, units, 1);
-  if (can_deal(of, own, own_blocks)) {
-    const double dealt = dealt_visits(own, own_blocks, units);
-    if (dealt < kWorthDealing * uncut) best.dealt_blocks = own.resident_blocks, uncut = dealt;
-  }
-  if (can_deal(of_next, next, next_blocks))
-    next_uncut = std::min(next_uncut, dealt_visits(next, next_blocks, units));
-  const int64_t dealt_blocks = best.dealt_blocks;
-  double least = uncut + next_uncut;
+  const Uncut uncut = cheapest_uncut(of, own, own_blocks, units);
+  Cut best{.dealt_blocks = uncut.dealt_blocks};
+  double least = uncut.visits + cheapest_uncut(of_next, next, next_blocks, units).visits;
   const auto consider = [&](const Cut& cut, double all) {
     if (all < least) best = cut, least = all;
   };
@@ -78,7 +75,7 @@ Cut cheapest_cut(const SweepShape& of, int64_t seq_len, bool same_next) {
     const double noting = kOfState * static_cast<double>(segments) * rounds(own, own_blocks);
     const bool notes =
         of.kernel() == SweepKernel::kWide || (of.kernel() == SweepKernel::kPairs && of.skip);
-    if (notes) consider({1, 1, segments, dealt_blocks}, uncut + noting + at_next);
+    if (notes) consider({1, 1, segments, uncut.dealt_blocks}, uncut.visits + noting + at_next);
   }
   return best;
 }
