@@ -1,7 +1,8 @@
 // A dataset on disk: a folder of HDF5 token shards and one manifest.json. The format is described
 // in docs/data-format.md.
-//   DatasetWriter  writes one, atomically: the folder appears under its name only when all of it is
-//   on disk DatasetReader  checks and reads one
+//   DatasetWriter  writes one, atomically: the folder appears under its name only when all of it
+//                  is on disk
+//   DatasetReader  checks and reads one
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -1,10 +1,10 @@
 // Documents, one after the other, from wherever text comes. What a file's bytes mean:
 //   .jsonl  a document is the string under `text_key` of each line; blank lines are skipped; LF or
-//   CRLF end a line, and a CR
-//           inside the text (written \r) is kept
+//           CRLF end a line, and a CR inside the text (written \r) is kept
 //   .txt    the whole file is a document, or the parts between `document_separator`; CRLF and lone
-//   CR become LF both    a byte order mark at the start of the file is dropped; NUL is kept; the
-//   rest must be UTF-8
+//           CR become LF
+//   both    a byte order mark at the start of the file is dropped; NUL is kept; the rest must be
+//           UTF-8
 #pragma once
 #include <cstdint>
 #include <memory>

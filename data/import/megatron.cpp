@@ -1,9 +1,8 @@
 // Megatron-LM's indexed dataset, little endian:
 //   .idx  "MMIDIDX\0\0", version u64 = 1, type code u8, number of sequences u64, length of the
-//   document index u64,
-//         sequence lengths i32[], byte offset of each sequence in the .bin i64[], document index
-//         i64[]: the first sequence of each document, and at last the number of sequences; then, in
-//         some files, a mode i8[] per sequence
+//         document index u64, sequence lengths i32[], byte offset of each sequence in the .bin
+//         i64[], document index i64[]: the first sequence of each document, and at last the number
+//         of sequences; then, in some files, a mode i8[] per sequence
 //   .bin  tokens
 #include <cstring>
 

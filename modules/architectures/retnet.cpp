@@ -1,14 +1,16 @@
 // RetNet (Sun et al., arXiv 2307.08621): multi-scale retention, a matrix state with one fixed decay
 // per head.
-//   S_t = gamma_h S_{t-1} + k_t^T v_t,  o_t = q_t S_t,  gamma_h = 1 - 2^(-5-h),  q and k rotated as
-//   by RoPE x <- x + O (head_norm(o) * swish(W_g h)),  h = norm(x);  then a gated feed-forward
+//   S_t = gamma_h S_{t-1} + k_t^T v_t,  o_t = q_t S_t,  gamma_h = 1 - 2^(-5-h)
+//   x <- x + O (head_norm(o) * swish(W_g h)),  h = norm(x),  q and k rotated as by RoPE
+//   x <- x + W_down (act(W_gate h) * W_up h)
+//
 // Two dialects, which are different models:
 //   fla         flash-linear-attention's: half-split rotation, head norm with a shared weight,
-//   SwiGLU, no score
-//               normalisers, N(0, 0.02). Exports to fla.
+//               SwiGLU, no score normalisers, N(0, 0.02). Exports to fla.
 //   torchscale  the authors' library since October 2023: interleaved rotation with frequencies
-//   10000^-linspace(0, 1), score
-//               normalisers, head norm without weight, GeGLU, Xavier init.
+//               10000^-linspace(0, 1), score normalisers, head norm without weight, GeGLU,
+//               Xavier init.
+//
 // Parameters per layer: 2 D^2 + 3 D V' + 3 D F (V' = expand_v D).  Decode state: H K V numbers in
 // fp32.
 #include <ATen/TensorOperators.h>

@@ -1,9 +1,12 @@
 // CPU kernels are compiled once per instruction set (cmake/CpuKernels.cmake) and chosen at run
 // time.
-//   kernels.h       CEILING_CPU_KERNEL(rms_norm_forward, RmsNormParams);
-//   kernel_cpu.cpp  namespace ceiling::CEILING_ISA { void rms_norm_forward(const RmsNormParams& p,
-//   int64_t begin, int64_t end) {...} } rms_norm.cpp    at::parallel_for(0, rows, grain,
-//   [&](int64_t b, int64_t e) { rms_norm_forward(params, b, e); });
+//   kernels.h       CEILING_CPU_KERNEL(softmax_rows, SoftmaxParams);
+//   kernel_cpu.cpp  namespace ceiling::CEILING_ISA {
+//                   void softmax_rows(const SoftmaxParams& p, int64_t begin, int64_t end) { .. }
+//                   }
+//   softmax.cpp     at::parallel_for(0, rows, grain, [&](int64_t b, int64_t e) {
+//                     softmax_rows(params, b, e);
+//                   });
 #pragma once
 #include <cstdint>
 

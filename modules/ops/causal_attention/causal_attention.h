@@ -13,9 +13,8 @@ namespace ceiling {
 // y_t = sum_j softmax_j(scale q_t . k_j) v_j over the keys j that query t sees: those of its
 // document up to its own place S - T + t, the last `window` of them.
 //   q         [B, T, H, head_dim]     float64, float32 or bfloat16, any strides
-//   k, v      [B, S, H_kv, head_dim]  S >= T: cached keys come first; H_kv divides H, and a key
-//   head
-//                                     serves H / H_kv neighbouring query heads
+//   k, v      [B, S, H_kv, head_dim]  S >= T: cached keys come first; H_kv divides H, and a
+//                                     key head serves H / H_kv neighbouring query heads
 //   document  [B, S] int32            document of each key, not decreasing; undefined: all one
 //   window    at least 1; kNoWindow: all keys of the document
 //   product   of bfloat16 factors; by default the fastest of this processor
